@@ -1,0 +1,56 @@
+// StepEngine: log-mel rows of two tracks in, one motion frame a step out.
+//
+// It knows the model (immutable, shared) and a backend, nothing of sample rates, clocks or callers. Everything that
+// changes lives in one flat, plain-data state block that the caller owns (so a snapshot is a memcpy, on any backend);
+// scratch memory is separate and holds nothing between calls. No call allocates.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "core/status.h"
+
+namespace unils {
+
+class Model;  // model/model.h: config + weights, immutable
+
+enum class Track : int { kSelf = 0, kOther = 1 };
+
+struct StepParams {
+  int look_ahead_self = 0;   // frames; the session has pushed exactly rows [0, t + 1 + look_ahead) of each track
+  int look_ahead_other = 0;
+  float temperature = 1.0f;  // 0 is greedy
+  float top_p = 1.0f;
+  float cfg_scale = 1.0f;    // 1: the unconditional row is not computed
+  uint64_t seed = 0;
+};
+
+class StepEngine {
+ public:
+  static constexpr int kMaxRewindRows = 16;
+
+  // The model is kept alive by the engine.
+  static Status create(std::shared_ptr<const Model> model, std::unique_ptr<StepEngine>* engine);
+  virtual ~StepEngine() = default;
+
+  virtual size_t state_bytes() const = 0;      // 64-byte aligned block
+  virtual size_t workspace_bytes() const = 0;  // 64-byte aligned block
+  virtual int row_values() const = 0;          // log-mel values a row: steps per hop x mels, time-major
+  virtual int channels() const = 0;            // D
+
+  virtual void reset(void* state) const = 0;   // frame 0, no audio, no style
+  // Motion (frames, D) in the rig's units; frames == 0 is "no style". Only before the first step.
+  virtual Status set_style(void* state, void* workspace, const float* motion, int64_t frames) const = 0;
+
+  virtual int64_t frame(const void* state) const = 0;              // index of the next frame to be made
+  virtual int64_t rows(const void* state, Track track) const = 0;  // rows pushed so far on a track
+  // Appends one row (raw natural-log mel energies; the engine normalises), runs the audio encoder for it and stores its
+  // keys and values.
+  virtual Status push_row(void* state, void* workspace, Track track, const float* log_mel) const = 0;
+  // Forgets rows >= row; at most kMaxRewindRows back.
+  virtual Status rewind_rows(void* state, Track track, int64_t row) const = 0;
+  // Makes frame(state): motion (D) in the rig's units, not yet clamped.
+  virtual Status step(void* state, void* workspace, const StepParams& params, float* motion) const = 0;
+};
+
+}  // namespace unils

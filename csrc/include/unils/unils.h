@@ -1,0 +1,184 @@
+/* unils.h - the C interface of libunils: two audio tracks of a conversation in, facial motion at 25 frames/s out.
+ *
+ *   unils_model* model;     unils_model_load("bundle", NULL, &model);
+ *   unils_session* session; unils_session_create(model, NULL, &session);
+ *   unils_session_push_audio(session, UNILS_TRACK_OTHER, mic, UNILS_INT16, n, 48000, &taken);
+ *   unils_session_pull_frames(session, &frames, capacity, &count);
+ *
+ * Every function returns a status and never aborts, prints, exits or throws. After a failure unils_last_error()
+ * holds, for the calling thread, one sentence: what was wrong and what to do about it.
+ *
+ * Threads. A model is immutable and may be shared by any number of sessions and threads. On one session, one thread
+ * per track may push and one thread may do everything else, at the same time. A second concurrent pusher on a track,
+ * or a second concurrent puller, is refused with UNILS_ERROR_BUSY; nothing is corrupted.
+ *
+ * Ownership. Whoever creates frees: unils_model_free, unils_session_free. A session keeps its model alive. Buffers
+ * passed in are borrowed for the duration of the call only. Strings returned are owned by the library; each says how
+ * long it lives.
+ */
+#ifndef UNILS_UNILS_H
+#define UNILS_UNILS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define UNILS_API __declspec(dllexport)
+#else
+#define UNILS_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define UNILS_ABI_VERSION 1
+
+typedef enum unils_status {
+  UNILS_OK = 0,
+  UNILS_ERROR_INVALID_ARGUMENT = 1, /* a value, pointer, rate or track that cannot be used */
+  UNILS_ERROR_STATE = 2,            /* right call, wrong moment: push after finish, say */
+  UNILS_ERROR_BUSY = 3,             /* a second thread on a single-thread entry point */
+  UNILS_ERROR_IO = 4,               /* a file is missing or cannot be read */
+  UNILS_ERROR_BUNDLE = 5,           /* a bundle that is truncated, oversized, inconsistent or hostile */
+  UNILS_ERROR_BACKEND = 6,          /* a backend that is absent or failed */
+  UNILS_ERROR_OUT_OF_MEMORY = 7,
+  UNILS_ERROR_NOT_FINITE = 8,       /* NaN or infinite audio; nothing of that push was taken */
+  UNILS_ERROR_INTERNAL = 9
+} unils_status;
+
+typedef enum unils_track { UNILS_TRACK_SELF = 0, UNILS_TRACK_OTHER = 1 } unils_track;
+typedef enum unils_sample_format { UNILS_INT16 = 0, UNILS_FLOAT32 = 1 } unils_sample_format;
+
+/* When frame t may be made.
+ * BOTH : both tracks have reached it (plus their look-ahead).
+ * OTHER: the other track has. Own audio that is missing is silence; own audio pushed early waits for its turn; own
+ *        audio that starts late starts at the next frame to be made.
+ * SELF : own audio has. The other track is silence and refuses audio. */
+typedef enum unils_clock { UNILS_CLOCK_BOTH = 0, UNILS_CLOCK_OTHER = 1, UNILS_CLOCK_SELF = 2 } unils_clock;
+
+typedef struct unils_model unils_model;
+typedef struct unils_session unils_session;
+
+/* Options and info structs begin with their size, so that later versions can append fields. Set it to sizeof(struct)
+ * yourself, or call the *_init function. */
+typedef struct unils_model_options {
+  size_t struct_size;
+  const char* backend; /* "auto" (default when NULL), "cpu", ... A name fails loudly; only "auto" falls back. */
+  int32_t threads;     /* threads that one step may use; 1 by default */
+} unils_model_options;
+
+typedef struct unils_model_info {
+  size_t struct_size;
+  const char* family;  /* "stream"; lives as long as the model, as do the strings below */
+  const char* rig;     /* "arkit" or "flame" */
+  const char* backend; /* the backend that runs it, "cpu" say */
+  const char* backend_detail; /* "avx512", or why "auto" fell back */
+  const char* json;    /* the whole model.json, UTF-8 */
+  int32_t channels;    /* D: numbers per frame */
+  int32_t sample_rate; /* 16000 */
+  int32_t hop_samples; /* 640 */
+  int32_t frame_rate;  /* 25 */
+  int32_t look_ahead_self_max, look_ahead_other_max; /* frames */
+  float default_temperature, default_top_p, default_cfg_scale;
+  int32_t default_look_ahead_self, default_look_ahead_other;
+  int64_t parameters;
+  int64_t weight_bytes; /* what one step reads */
+} unils_model_info;
+
+typedef struct unils_session_options {
+  size_t struct_size;
+  unils_clock clock;
+  int32_t look_ahead_self;  /* frames, 0..look_ahead_self_max */
+  int32_t look_ahead_other; /* frames, 0..look_ahead_other_max */
+  float temperature;        /* >= 0; 0 is greedy */
+  float top_p;              /* (0, 1] */
+  float cfg_scale;          /* >= 0; 1 switches guidance off */
+  uint64_t seed;
+  const float* style;       /* motion (style_frames, D), copied; NULL for none */
+  int64_t style_frames;
+} unils_session_options;
+
+/* Where pull writes. values is required; the others may be NULL. */
+typedef struct unils_frames {
+  float* values;       /* (capacity, D) */
+  int64_t* index;      /* (capacity): frame t covers samples [640 t, 640 (t+1)) at 16 kHz */
+  double* pts_seconds; /* (capacity): t / 25 */
+  int64_t* generation; /* (capacity) */
+} unils_frames;
+
+/* All in milliseconds and algorithmic: what must arrive before a frame can be made, compute time not counted. */
+typedef struct unils_latency {
+  size_t struct_size;
+  double hop_ms;              /* 40: a frame needs the whole hop it covers */
+  double look_ahead_self_ms, look_ahead_other_ms;
+  double resampler_self_ms, resampler_other_ms; /* 0 until the first push fixes the track's rate, and at 16 kHz */
+  double total_ms;            /* from the first sample of a hop on the live track to its frame */
+} unils_latency;
+
+typedef struct unils_stats {
+  size_t struct_size;
+  int64_t frames;              /* made since creation or reset */
+  double step_p50_us, step_p95_us, step_p99_us; /* compute per frame, over the last 4096 */
+  int64_t samples_self, samples_other;          /* taken, at 16 kHz */
+  int64_t skew_samples;        /* samples_self - samples_other on the session's time line */
+  int64_t refused_samples;     /* offered but not taken because a ring was full */
+  int64_t silent_own_frames;   /* clock OTHER: frames made with own audio missing */
+  size_t session_bytes;        /* everything this session holds */
+} unils_stats;
+
+UNILS_API uint32_t unils_abi_version(void);
+UNILS_API const char* unils_version(void);          /* "0.1.0"; static */
+UNILS_API const char* unils_status_name(unils_status status); /* static */
+UNILS_API const char* unils_last_error(void);       /* until this thread's next unils call */
+
+/* Backends known to this library, best first. score 0: cannot run here, and detail says why. */
+typedef struct unils_backend_info {
+  size_t struct_size;
+  const char* name;   /* static */
+  const char* detail; /* static */
+  int32_t score;
+} unils_backend_info;
+UNILS_API int32_t unils_backend_count(void);
+UNILS_API unils_status unils_backend_get(int32_t index, unils_backend_info* info);
+
+/* bundle: a folder with model.json and weights.safetensors. options may be NULL. */
+UNILS_API unils_status unils_model_load(const char* bundle, const unils_model_options* options, unils_model** model);
+UNILS_API void unils_model_free(unils_model* model); /* NULL is fine; sessions made from it go on */
+UNILS_API unils_status unils_model_get_info(const unils_model* model, unils_model_info* info);
+UNILS_API const char* unils_model_channel_name(const unils_model* model, int32_t channel); /* NULL when out of range */
+
+UNILS_API unils_status unils_session_options_init(const unils_model* model, unils_session_options* options);
+UNILS_API unils_status unils_session_create(const unils_model* model, const unils_session_options* options,
+                                            unils_session** session);
+UNILS_API void unils_session_free(unils_session* session);
+
+/* Mono. Never blocks, allocates or computes. *taken <= count is what fitted; offer the rest again after a pull.
+ * The first push on a track fixes its sample_rate (8000..96000) until reset. */
+UNILS_API unils_status unils_session_push_audio(unils_session* session, unils_track track, const void* samples,
+                                                unils_sample_format format, int64_t count, int32_t sample_rate,
+                                                int64_t* taken);
+/* Makes every frame that can be made, up to capacity, and never waits for audio. *count may be 0. */
+UNILS_API unils_status unils_session_pull_frames(unils_session* session, const unils_frames* frames, int64_t capacity,
+                                                 int64_t* count);
+/* Frames that a pull could make now. */
+UNILS_API unils_status unils_session_frames_ready(const unils_session* session, int64_t* count);
+/* Barge-in: own audio from the next frame on is forgotten, also what look-ahead had already heard; the other track and
+ * the face go on. Raises the generation of the frames that follow. Own audio pushed next starts at the next frame. */
+UNILS_API unils_status unils_session_interrupt(unils_session* session, int64_t* generation);
+/* No more audio: what is missing of the last hop, of look-ahead and of the shorter track is silence. */
+UNILS_API unils_status unils_session_finish(unils_session* session);
+UNILS_API unils_status unils_session_reset(unils_session* session);
+
+/* A snapshot is plain bytes, valid for any session of the same model and options. */
+UNILS_API size_t unils_session_snapshot_bytes(const unils_session* session);
+UNILS_API unils_status unils_session_snapshot(unils_session* session, void* buffer, size_t bytes);
+UNILS_API unils_status unils_session_restore(unils_session* session, const void* buffer, size_t bytes);
+
+UNILS_API unils_status unils_session_get_latency(const unils_session* session, unils_latency* latency);
+UNILS_API unils_status unils_session_get_stats(const unils_session* session, unils_stats* stats);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
