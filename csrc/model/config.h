@@ -1,0 +1,37 @@
+// Config: model.json of a bundle, checked. Every size is bounded here, before anything is allocated from it.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "unils/backend.h"
+
+namespace unils {
+
+struct Config {
+  std::string family;  // "stream"
+  std::string rig;     // "arkit" or "flame"
+  std::vector<std::string> channels;  // D names, unique
+  int sample_rate = 0;  // Hz
+  int hop_samples = 0;
+  int frame_rate = 0;   // frames/s
+
+  // Log-mel front end; log_floor is the smallest energy before the logarithm.
+  int mels = 0, window_samples = 0, step_samples = 0, fft_size = 0;
+  double low_hz = 0.0, high_hz = 0.0, log_floor = 0.0;
+
+  unils_stream_sizes sizes = {};
+  std::vector<float> gains;  // (levels)
+
+  float default_temperature = 1.0f, default_top_p = 1.0f, default_cfg_scale = 1.0f;
+  int default_look_ahead_self = 0, default_look_ahead_other = 0;  // frames
+
+  std::string weights_file;    // a plain file name inside the bundle
+  std::string weights_sha256;  // 64 lower-case hex digits
+
+  // UNILS_ERROR_BUNDLE with the first thing that is missing, of the wrong kind or out of bounds.
+  static Status parse(const std::string& json, Config* config);
+};
+
+}  // namespace unils

@@ -1,0 +1,50 @@
+// Model: a bundle, read, checked and handed to a backend. Immutable; shared by any number of sessions and threads.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/status.h"
+#include "model/config.h"
+#include "unils/backend.h"
+
+namespace unils {
+
+class Model {
+ public:
+  // bundle_dir: a folder with model.json and its weights (UTF-8). backend: NULL or "auto", "cpu", ...; a name fails
+  // loudly. threads >= 1 is an upper bound for one step; the cpu backend uses one.
+  // Nothing in the bundle is trusted: UNILS_ERROR_IO when a file cannot be read, UNILS_ERROR_BUNDLE when it is not what
+  // it says, UNILS_ERROR_BACKEND, UNILS_ERROR_OUT_OF_MEMORY.
+  static Status load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  const Config& config() const { return config_; }
+  const std::string& json() const { return json_; }  // the whole model.json
+  int64_t parameters() const { return parameters_; }
+  int64_t weight_bytes() const;  // what one step reads
+  // First 8 bytes of the weights' SHA-256: tells whose state a snapshot is.
+  uint64_t fingerprint() const { return fingerprint_; }
+
+  const char* backend_name() const { return backend_->name; }
+  const std::string& backend_detail() const { return backend_detail_; }  // "avx512", or why "auto" fell back
+  const unils_backend& backend() const { return *backend_; }
+  const unils_backend_model* backend_model() const { return backend_model_; }
+
+ private:
+  Model() = default;
+  static Status load_or_throw(const char* bundle_dir, const char* backend, int threads,
+                              std::shared_ptr<const Model>* model);
+
+  Config config_;
+  std::string json_;
+  int64_t parameters_ = 0;
+  uint64_t fingerprint_ = 0;
+  const unils_backend* backend_ = nullptr;
+  unils_backend_model* backend_model_ = nullptr;
+  std::string backend_detail_;
+};
+
+}  // namespace unils
