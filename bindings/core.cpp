@@ -1,0 +1,240 @@
+// unils_sdk._core: unils.h for Python, and nothing more. Arguments arrive checked and explained by the Python layer;
+// the GIL is released whenever native code runs; a status that is not OK becomes the exception of unils_sdk.errors
+// that belongs to it.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+
+#include "unils/unils.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace {
+
+template <typename T>
+using ContiguousArray = py::array_t<T, py::array::c_style>;
+
+[[noreturn]] void raise(unils_status status, const std::string& message) {
+  py::object error = py::module_::import("unils_sdk.errors").attr("from_status")(static_cast<int>(status), message);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+  throw py::error_already_set();
+}
+
+// Runs a call of unils.h without the GIL. The message is read on the same thread, before anything can replace it.
+template <typename Call>
+void run(Call&& call) {
+  unils_status status = UNILS_OK;
+  std::string message;
+  {
+    py::gil_scoped_release release;
+    status = call();
+    if (status != UNILS_OK) message = unils_last_error();
+  }
+  if (status != UNILS_OK) raise(status, message);
+}
+
+template <typename Struct>
+Struct sized() {
+  Struct value{};
+  value.struct_size = sizeof(Struct);
+  return value;
+}
+
+class Model {
+ public:
+  Model(const std::string& bundle, const std::string& backend, int32_t threads) {
+    auto options = sized<unils_model_options>();
+    options.backend = backend.c_str();
+    options.threads = threads;
+    unils_model* model = nullptr;
+    run([&] { return unils_model_load(bundle.c_str(), &options, &model); });
+    handle_.reset(model);
+    run([&] { return unils_model_get_info(model, &info_); });
+  }
+
+  const unils_model* handle() const { return handle_.get(); }
+  int32_t channels() const { return info_.channels; }
+
+  py::dict info() const {
+    py::list channels;
+    for (int32_t i = 0; i < info_.channels; ++i) channels.append(unils_model_channel_name(handle(), i));
+    return py::dict("family"_a = info_.family, "rig"_a = info_.rig, "backend"_a = info_.backend,
+                    "backend_detail"_a = info_.backend_detail, "json"_a = info_.json, "channels"_a = channels,
+                    "sample_rate"_a = info_.sample_rate, "hop_samples"_a = info_.hop_samples,
+                    "frame_rate"_a = info_.frame_rate, "look_ahead_self_max"_a = info_.look_ahead_self_max,
+                    "look_ahead_other_max"_a = info_.look_ahead_other_max,
+                    "default_temperature"_a = info_.default_temperature, "default_top_p"_a = info_.default_top_p,
+                    "default_cfg_scale"_a = info_.default_cfg_scale,
+                    "default_look_ahead_self"_a = info_.default_look_ahead_self,
+                    "default_look_ahead_other"_a = info_.default_look_ahead_other,
+                    "parameters"_a = info_.parameters, "weight_bytes"_a = info_.weight_bytes);
+  }
+
+ private:
+  std::unique_ptr<unils_model, decltype(&unils_model_free)> handle_{nullptr, &unils_model_free};
+  unils_model_info info_ = sized<unils_model_info>();
+};
+
+class Session {
+ public:
+  Session(const Model& model, int clock, std::optional<int32_t> look_ahead_self,
+          std::optional<int32_t> look_ahead_other, std::optional<float> temperature, std::optional<float> top_p,
+          std::optional<float> cfg_scale, uint64_t seed, const std::optional<ContiguousArray<float>>& style)
+      : channels_(model.channels()) {
+    auto options = sized<unils_session_options>();
+    run([&] { return unils_session_options_init(model.handle(), &options); });
+    options.clock = static_cast<unils_clock>(clock);
+    options.look_ahead_self = look_ahead_self.value_or(options.look_ahead_self);
+    options.look_ahead_other = look_ahead_other.value_or(options.look_ahead_other);
+    options.temperature = temperature.value_or(options.temperature);
+    options.top_p = top_p.value_or(options.top_p);
+    options.cfg_scale = cfg_scale.value_or(options.cfg_scale);
+    options.seed = seed;
+    if (style) {
+      options.style = style->data();
+      options.style_frames = style->shape(0);
+    }
+    run([&] { return unils_session_create(model.handle(), &options, &handle_); });
+  }
+  ~Session() { unils_session_free(handle_); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  template <typename T>
+  int64_t push_audio(int track, const ContiguousArray<T>& samples, int32_t sample_rate) {
+    constexpr unils_sample_format format = std::is_same_v<T, int16_t> ? UNILS_INT16 : UNILS_FLOAT32;
+    const T* data = samples.data();
+    const int64_t count = samples.size();
+    int64_t taken = 0;
+    run([&] {
+      return unils_session_push_audio(handle_, static_cast<unils_track>(track), data, format, count, sample_rate,
+                                      &taken);
+    });
+    return taken;
+  }
+
+  // (values, index, pts_seconds, generation): (n, D), (n,), (n,), (n,)
+  py::tuple pull_frames(std::optional<int64_t> max_frames) {
+    int64_t capacity = frames_ready();
+    if (max_frames) capacity = std::min(capacity, *max_frames);
+    ContiguousArray<float> values({capacity, static_cast<int64_t>(channels_)});
+    ContiguousArray<int64_t> index(capacity);
+    ContiguousArray<double> pts_seconds(capacity);
+    ContiguousArray<int64_t> generation(capacity);
+    unils_frames frames{values.mutable_data(), index.mutable_data(), pts_seconds.mutable_data(),
+                        generation.mutable_data()};
+    int64_t count = 0;
+    if (capacity > 0) run([&] { return unils_session_pull_frames(handle_, &frames, capacity, &count); });
+    if (count < capacity) {
+      const py::slice made(0, count, 1);
+      return py::make_tuple(values[made], index[made], pts_seconds[made], generation[made]);
+    }
+    return py::make_tuple(values, index, pts_seconds, generation);
+  }
+
+  int64_t frames_ready() const {
+    int64_t count = 0;
+    run([&] { return unils_session_frames_ready(handle_, &count); });
+    return count;
+  }
+
+  int64_t interrupt() {
+    int64_t generation = 0;
+    run([&] { return unils_session_interrupt(handle_, &generation); });
+    return generation;
+  }
+
+  void finish() {
+    run([&] { return unils_session_finish(handle_); });
+  }
+
+  void reset() {
+    run([&] { return unils_session_reset(handle_); });
+  }
+
+  py::bytes snapshot() const {
+    const size_t bytes = unils_session_snapshot_bytes(handle_);
+    auto state = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bytes)));
+    if (!state) throw py::error_already_set();
+    char* data = PyBytes_AS_STRING(state.ptr());
+    run([&] { return unils_session_snapshot(handle_, data, bytes); });
+    return state;
+  }
+
+  void restore(const py::bytes& state) {
+    const char* data = PyBytes_AS_STRING(state.ptr());
+    const auto bytes = static_cast<size_t>(PyBytes_GET_SIZE(state.ptr()));
+    run([&] { return unils_session_restore(handle_, data, bytes); });
+  }
+
+  py::dict latency() const {
+    auto latency = sized<unils_latency>();
+    run([&] { return unils_session_get_latency(handle_, &latency); });
+    return py::dict("hop_ms"_a = latency.hop_ms, "look_ahead_self_ms"_a = latency.look_ahead_self_ms,
+                    "look_ahead_other_ms"_a = latency.look_ahead_other_ms,
+                    "resampler_self_ms"_a = latency.resampler_self_ms,
+                    "resampler_other_ms"_a = latency.resampler_other_ms, "total_ms"_a = latency.total_ms);
+  }
+
+  py::dict stats() const {
+    auto stats = sized<unils_stats>();
+    run([&] { return unils_session_get_stats(handle_, &stats); });
+    return py::dict("frames"_a = stats.frames, "step_p50_us"_a = stats.step_p50_us, "step_p95_us"_a = stats.step_p95_us,
+                    "step_p99_us"_a = stats.step_p99_us, "samples_self"_a = stats.samples_self,
+                    "samples_other"_a = stats.samples_other, "skew_samples"_a = stats.skew_samples,
+                    "refused_samples"_a = stats.refused_samples, "silent_own_frames"_a = stats.silent_own_frames,
+                    "session_bytes"_a = stats.session_bytes);
+  }
+
+ private:
+  unils_session* handle_ = nullptr;
+  int32_t channels_;
+};
+
+py::list backends() {
+  py::list result;
+  for (int32_t i = 0; i < unils_backend_count(); ++i) {
+    auto info = sized<unils_backend_info>();
+    run([&] { return unils_backend_get(i, &info); });
+    result.append(py::make_tuple(info.name, info.score, info.detail));
+  }
+  return result;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "unils.h for Python; use unils_sdk instead.";
+  m.def("version", &unils_version);
+  m.def("abi_version", &unils_abi_version);
+  m.def("backends", &backends, "[(name, score, detail)], best first; score 0: cannot run here, and detail says why.");
+
+  py::class_<Model>(m, "Model")
+      .def(py::init<const std::string&, const std::string&, int32_t>(), "bundle"_a, "backend"_a, "threads"_a)
+      .def("info", &Model::info);
+
+  py::class_<Session>(m, "Session")
+      .def(py::init<const Model&, int, std::optional<int32_t>, std::optional<int32_t>, std::optional<float>,
+                    std::optional<float>, std::optional<float>, uint64_t, std::optional<ContiguousArray<float>>>(),
+           "model"_a, "clock"_a, "look_ahead_self"_a, "look_ahead_other"_a, "temperature"_a, "top_p"_a, "cfg_scale"_a,
+           "seed"_a, "style"_a)
+      .def("push_int16", &Session::push_audio<int16_t>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
+      .def("push_float32", &Session::push_audio<float>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
+      .def("pull_frames", &Session::pull_frames, "max_frames"_a)
+      .def("frames_ready", &Session::frames_ready)
+      .def("interrupt", &Session::interrupt)
+      .def("finish", &Session::finish)
+      .def("reset", &Session::reset)
+      .def("snapshot", &Session::snapshot)
+      .def("restore", &Session::restore, "state"_a)
+      .def("latency", &Session::latency)
+      .def("stats", &Session::stats);
+}

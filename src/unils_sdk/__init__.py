@@ -1,0 +1,64 @@
+"""unils-sdk: the two audio tracks of a conversation in, a face that speaks and listens out, 25 frames a second.
+
+>>> import unils_sdk as unils
+>>> session = unils.Session(unils.Model.load())
+>>> session.push_audio(microphone, track="other", sample_rate=48000)
+>>> session.push_audio(own_voice, track="self", sample_rate=24000)
+>>> for frame in session.pull_frames():
+...     show(frame.arkit, frame.head_pose)
+"""
+
+from __future__ import annotations
+
+from unils_sdk import _core
+from unils_sdk.errors import (
+    BackendError,
+    BundleError,
+    BusyError,
+    FileError,
+    InternalError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    NotFiniteError,
+    OutOfMemoryError,
+    StateError,
+    UnilsError,
+)
+from unils_sdk.frames import Frame, FrameBatch
+from unils_sdk.model import Defaults, Model, ModelInfo
+from unils_sdk.offline import animate
+from unils_sdk.session import Latency, Session, Stats
+
+__version__ = _core.version()
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "BusyError",
+    "Defaults",
+    "FileError",
+    "Frame",
+    "FrameBatch",
+    "InternalError",
+    "InvalidArgumentError",
+    "InvalidTypeError",
+    "Latency",
+    "Model",
+    "ModelInfo",
+    "NotFiniteError",
+    "OutOfMemoryError",
+    "Session",
+    "StateError",
+    "Stats",
+    "UnilsError",
+    "__version__",
+    "animate",
+    "cmake_dir",
+]
+
+
+def cmake_dir() -> str:
+    """The folder of `unilsConfig.cmake`: `cmake -Dunils_DIR=$(python -c "...")` lets C and C++ find libunils."""
+    import os
+
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib", "cmake", "unils")

@@ -1,0 +1,134 @@
+"""`Model`: weights on a backend, immutable and shared by any number of sessions and threads."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unils_sdk import _core
+from unils_sdk.errors import FileError, InvalidArgumentError, InvalidTypeError
+
+BUNDLED_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models", "default")
+"""The bundle that comes with the package."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a session does when it is not told."""
+
+    look_ahead: Mapping[str, int]
+    temperature: float
+    top_p: float
+    cfg_scale: float
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is and what it can do."""
+
+    family: str
+    """`stream`"""
+    rig: str
+    """`arkit` or `flame`"""
+    channels: tuple[str, ...]
+    """Names of the D numbers of a frame."""
+    sample_rate: int
+    """Hz, inside the engine; sessions accept 8000 to 96000."""
+    hop_samples: int
+    """Samples of a frame at `sample_rate`."""
+    frame_rate: int
+    """Frames per second."""
+    look_ahead: Mapping[str, tuple[int, int]]
+    """Fewest and most frames of future a session may ask for, per track."""
+    defaults: Defaults
+    backend: str
+    """The backend that runs it, `cpu` say."""
+    backend_detail: str
+    """What the backend picked, `avx512` say, or why `auto` fell back."""
+    parameters: int
+    weight_bytes: int
+    """Bytes that one step reads."""
+    licence: str
+    provenance: Mapping[str, Any]
+    """Where the weights come from, as the bundle tells it."""
+    path: str
+    """The bundle's folder."""
+
+
+class Model:
+    """A loaded bundle. Make one with `Model.load`; it never changes and may be shared by threads."""
+
+    __slots__ = ("_core", "info")
+
+    info: ModelInfo
+
+    def __init__(self, core: _core.Model, path: str) -> None:
+        self._core = core
+        self.info = _read_info(core, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str] | None = None, backend: str = "auto", threads: int = 1) -> Model:
+        """Load a bundle: a folder with `model.json` and `weights.safetensors`.
+
+        path: the folder; the model that comes with the package when None.
+        backend: `auto`, or a name such as `cpu`; a name fails loudly, only `auto` falls back.
+        threads: how many threads one step may use.
+
+        Raises `FileError` when it is not there, `BundleError` when it is broken, `BackendError` when the backend is.
+        """
+        if path is None:
+            path = BUNDLED_MODEL
+            if not os.path.isdir(path):
+                raise FileError("this installation came without the bundled model; pass the path of a bundle")
+        try:
+            folder = os.fsdecode(path)
+            threads = operator.index(threads)
+        except TypeError:
+            raise InvalidTypeError(
+                f"path must be a str or a path and threads an int, not {type(path).__name__} and "
+                f"{type(threads).__name__}"
+            ) from None
+        if not isinstance(backend, str):
+            raise InvalidTypeError(f"backend must be the name of one, not {type(backend).__name__}")
+        if "\0" in folder:
+            raise InvalidArgumentError("the path of a bundle cannot hold a null character")
+        if not 1 <= threads <= 1024:
+            raise InvalidArgumentError(f"threads must be 1 to 1024, not {threads}")
+        return Model(_core.Model(os.fsencode(folder), backend, threads), folder)
+
+    def __repr__(self) -> str:
+        info = self.info
+        return f"Model({info.path!r}, family={info.family!r}, rig={info.rig!r}, backend={info.backend!r})"
+
+
+def _read_info(core: _core.Model, path: str) -> ModelInfo:
+    import json
+
+    native: dict[str, Any] = core.info()
+    bundle = json.loads(native["json"])
+    provenance = bundle.get("provenance", {})
+    return ModelInfo(
+        family=native["family"],
+        rig=native["rig"],
+        channels=tuple(native["channels"]),
+        sample_rate=native["sample_rate"],
+        hop_samples=native["hop_samples"],
+        frame_rate=native["frame_rate"],
+        look_ahead={"self": (0, native["look_ahead_self_max"]), "other": (0, native["look_ahead_other_max"])},
+        defaults=Defaults(
+            look_ahead={"self": native["default_look_ahead_self"], "other": native["default_look_ahead_other"]},
+            temperature=native["default_temperature"],
+            top_p=native["default_top_p"],
+            cfg_scale=native["default_cfg_scale"],
+        ),
+        backend=native["backend"],
+        backend_detail=native["backend_detail"] or "",
+        parameters=native["parameters"],
+        weight_bytes=native["weight_bytes"],
+        licence=str(bundle.get("licence", "")),
+        provenance=provenance if isinstance(provenance, dict) else {},
+        path=path,
+    )
