@@ -1,0 +1,52 @@
+"""What `unils-train eval` measures; docs/metrics.md defines every figure. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .alive import AliveMetrics
+from .lips import LipMetrics
+from .listening import ListeningMetrics, contingency
+from .side import Motion, Side, frame_level, voice_mask
+from .targets import Line, markdown_table, quality_lines
+
+__all__ = [
+    "Line",
+    "Metrics",
+    "Motion",
+    "Side",
+    "contingency",
+    "frame_level",
+    "markdown_table",
+    "quality_lines",
+    "voice_mask",
+]
+
+
+@dataclass
+class Metrics:
+    """All figures as sums over clips: `add` one side at a time, `+=` another process's sums, read `result`."""
+
+    lips: LipMetrics = field(default_factory=LipMetrics)
+    alive: AliveMetrics = field(default_factory=AliveMetrics)
+    listening: ListeningMetrics = field(default_factory=ListeningMetrics)
+
+    def add(self, side: Side) -> None:
+        """Counts one clip."""
+        self.lips.add(side)
+        self.alive.add(side)
+        self.listening.add(side)
+
+    def __iadd__(self, other: Metrics) -> Metrics:
+        self.lips += other.lips
+        self.alive += other.alive
+        self.listening += other.listening
+        return self
+
+    def result(self) -> dict[str, dict[str, object]]:
+        """Every figure by part."""
+        return {
+            "lips": self.lips.result(),
+            "alive": self.alive.result(),
+            "listening": self.listening.result(),
+        }

@@ -1,0 +1,104 @@
+"""Detectors of what a face does, run alike on truth and on prediction of the `arkit` rig.
+
+Each takes `Motion` (T, D) at 25 frames/s and returns events (E, 2) in frames. Thresholds are in the rig's units
+(blendshapes 0..1, radians, radians a second). `docs/metrics.md` says why each has the value it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .events import Events, Floats, hysteresis, join, of_length
+from .side import FRAME_RATE, Motion
+
+
+def smooth(signal: Floats, sigma: float) -> Floats:
+    """Gaussian smoothing of (T,) over `sigma` frames, ends held."""
+    reach = int(np.ceil(3.0 * sigma))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padded = np.concatenate((np.full(reach, signal[0]), signal, np.full(reach, signal[-1])))
+    return np.convolve(padded, kernel / kernel.sum(), mode="valid")
+
+
+def lip_gap(motion: Motion) -> Floats:
+    """How far apart the lips are (T,), in units of `jawOpen`; 0 or less means that they touch.
+
+    The jaw pulls them apart and `mouthClose` undoes that, one to one by ARKit's definition; the lips part by themselves
+    (lower lip down, upper lip up); pressing and rolling bring them together.
+    """
+    apart = np.maximum(motion["jawOpen"] - motion["mouthClose"], 0.0)
+    apart += 0.4 * motion.mean_of("mouthLowerDownLeft", "mouthLowerDownRight")
+    apart += 0.4 * motion.mean_of("mouthUpperUpLeft", "mouthUpperUpRight")
+    together = 0.3 * motion.mean_of("mouthPressLeft", "mouthPressRight")
+    together += 0.3 * motion.mean_of("mouthRollLower", "mouthRollUpper")
+    return apart - together
+
+
+def lip_closures(motion: Motion) -> Events:
+    """Lips that meet for at most 0.4 s, as on p, b and m; lips that stay shut longer are at rest."""
+    return of_length(hysteresis(-lip_gap(motion), on=-0.02, off=-0.05), 1, 10)
+
+
+def blinks(motion: Motion) -> Events:
+    """Both lids down together: on at .5, off at .3, for at most 0.8 s."""
+    lids = np.minimum(motion["eyeBlinkLeft"], motion["eyeBlinkRight"])
+    return of_length(hysteresis(lids, on=0.5, off=0.3), 1, 20)
+
+
+def _swings(angle: Floats, other_angle: Floats, least_range: float, least_turns: int) -> Events:
+    """Bursts of fast movement of one head angle (T,) that outweigh the other's."""
+    if len(angle) < 2:
+        return np.zeros((0, 2), np.int64)
+    banded = smooth(angle, 1.0) - smooth(angle, 12.0)
+    velocity = np.gradient(banded) * FRAME_RATE
+    bursts = of_length(join(hysteresis(np.abs(velocity), on=0.25, off=0.10), gap=5), 6, 75)
+    other = smooth(other_angle, 1.0)
+    kept = []
+    for start, end in bursts:
+        turns = np.count_nonzero(np.diff(np.signbit(velocity[start:end])))
+        reach = float(np.ptp(banded[start:end]))
+        if reach >= least_range and reach > float(np.ptp(other[start:end])) and turns >= least_turns:
+            kept.append((start, end))
+    return np.array(kept, np.int64).reshape(-1, 2)
+
+
+def nods(motion: Motion) -> Events:
+    """The head goes down and up again, once or more, faster than it sways."""
+    return _swings(motion["headPitch"], motion["headYaw"], least_range=0.05, least_turns=1)
+
+
+def shakes(motion: Motion) -> Events:
+    """The head turns to and fro at least twice."""
+    return _swings(motion["headYaw"], motion["headPitch"], least_range=0.08, least_turns=2)
+
+
+def _raised(signal: Floats, rise: float, shortest: int) -> Events:
+    """Runs of (T,) that rise over the clip's own lower quartile by `rise`, down to 0.4 of it."""
+    if len(signal) == 0:
+        return np.zeros((0, 2), np.int64)
+    calm = smooth(signal, 2.0)
+    above = calm - np.percentile(calm, 25)
+    return of_length(join(hysteresis(above, on=rise, off=0.4 * rise), gap=5), shortest, 10**9)
+
+
+def smiles(motion: Motion) -> Events:
+    """Both corners of the mouth rise over the clip's baseline for at least 0.4 s."""
+    return _raised(np.minimum(motion["mouthSmileLeft"], motion["mouthSmileRight"]), rise=0.18, shortest=10)
+
+
+def brow_raises(motion: Motion) -> Events:
+    """The brows rise over the clip's baseline for at least 0.2 s."""
+    raised = motion.mean_of("browInnerUp", "browOuterUpLeft", "browOuterUpRight")
+    return _raised(raised, rise=0.15, shortest=5)
+
+
+DETECTORS: dict[str, Callable[[Motion], Events]] = {
+    "lip_closure": lip_closures,
+    "blink": blinks,
+    "nod": nods,
+    "shake": shakes,
+    "smile": smiles,
+    "brow_raise": brow_raises,
+}

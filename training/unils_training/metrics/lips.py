@@ -1,0 +1,93 @@
+"""Does the mouth say what the voice says? Jaw, lip closures, and rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .accumulate import Mean, Moments, pearson
+from .detect import lip_closures
+from .events import Counts, centres, match_by_time, within
+from .side import Side
+
+CLOSURE_TOLERANCE_FRAMES = 3.0
+LEAST_SPEECH_FRAMES = 50
+LIP_GROUPS = ("jaw", "mouth")
+
+
+@dataclass
+class LipMetrics:
+    """Sums over clips; `add` a side, `+=` another process's sums, read `result`."""
+
+    jaw: Moments = field(default_factory=Moments)  # columns: prediction, truth
+    jaw_by_clip: Mean = field(default_factory=Mean)
+    closures: Counts = field(default_factory=Counts)
+    labelled: Counts = field(default_factory=Counts)
+    timing_errors: list[float] = field(default_factory=list)  # signed, frames; positive is late
+    rest: Mean = field(default_factory=Mean)
+    rest_truth: Mean = field(default_factory=Mean)
+    rest_loud: Mean = field(default_factory=Mean)
+    rest_loud_truth: Mean = field(default_factory=Mean)
+    lip_error: Mean = field(default_factory=Mean)
+    mean_error: Mean = field(default_factory=Mean)
+
+    def add(self, side: Side) -> None:
+        """Counts one clip."""
+        spoken = side.speaking
+        jaw = np.stack((side.prediction["jawOpen"], side.truth["jawOpen"]), axis=1)
+        moments = Moments.of(jaw[spoken])
+        self.jaw += moments
+        if moments.count >= LEAST_SPEECH_FRAMES and moments.comoment[1, 1] > 0.0:
+            # A jaw that never moves has no correlation; it has earned 0, not an exemption.
+            self.jaw_by_clip.add(np.nan_to_num(np.array([pearson(moments)])))
+
+        truth = within(lip_closures(side.truth), side.speaking)
+        prediction = within(lip_closures(side.prediction), side.speaking)
+        pairs = match_by_time(truth, prediction, CLOSURE_TOLERANCE_FRAMES)
+        self.closures += Counts(len(pairs), len(truth), len(prediction))
+        self.timing_errors += (centres(prediction)[pairs[:, 1]] - centres(truth)[pairs[:, 0]]).tolist()
+        if "lip_closure" in side.labels:
+            labels = within(side.labels["lip_closure"], side.speaking)
+            hits = len(match_by_time(labels, prediction, CLOSURE_TOLERANCE_FRAMES))
+            self.labelled += Counts(hits, len(labels), len(prediction))
+
+        self.rest.add(jaw[~spoken, 0])
+        self.rest_truth.add(jaw[~spoken, 1])
+        self.rest_loud.add(jaw[side.other_loud, 0])
+        self.rest_loud_truth.add(jaw[side.other_loud, 1])
+
+        difference = side.prediction.values - side.truth.values
+        lips = np.concatenate([side.prediction.group(g) - side.truth.group(g) for g in LIP_GROUPS], axis=1)
+        self.lip_error.add(np.max(lips[spoken] ** 2, axis=1, initial=0.0))
+        self.mean_error.add(np.mean(difference[spoken] ** 2, axis=1))
+
+    def __iadd__(self, other: LipMetrics) -> LipMetrics:
+        self.jaw += other.jaw
+        self.jaw_by_clip += other.jaw_by_clip
+        self.closures += other.closures
+        self.labelled += other.labelled
+        self.timing_errors += other.timing_errors
+        for name in ("rest", "rest_truth", "rest_loud", "rest_loud_truth", "lip_error", "mean_error"):
+            getattr(self, name).__iadd__(getattr(other, name))
+        return self
+
+    def result(self) -> dict[str, object]:
+        """The figures, named as in docs/metrics.md."""
+        errors = np.array(self.timing_errors)
+        known = len(errors) > 0
+        return {
+            "jaw_correlation": self.jaw_by_clip.value,
+            "jaw_correlation_pooled": pearson(self.jaw),
+            "closures": self.closures.as_dict(),
+            "closures_against_labels": self.labelled.as_dict(),
+            "closure_timing_median_frames": float(np.median(np.abs(errors))) if known else float("nan"),
+            "closure_timing_bias_frames": float(np.mean(errors)) if known else float("nan"),
+            "closure_timing_share_within_1": float(np.mean(np.abs(errors) <= 1.0)) if known else float("nan"),
+            "rest_jaw": self.rest.value,
+            "rest_jaw_truth": self.rest_truth.value,
+            "rest_jaw_other_loud": self.rest_loud.value,
+            "rest_jaw_other_loud_truth": self.rest_loud_truth.value,
+            "lip_error": float(np.sqrt(self.lip_error.value)),
+            "mean_error": float(np.sqrt(self.mean_error.value)),
+        }
