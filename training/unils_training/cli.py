@@ -1,0 +1,108 @@
+"""`unils-train`: make a corpus, train the three stages, export a bundle, evaluate it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from unils_training.config import Config, ConfigError, load_config
+
+STAGES = ("codec", "prior", "dialogue")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # These two own their options; nothing else is imported for them.
+    if arguments[:1] == ["synth"]:
+        return int(importlib.import_module("unils_training.data.synth").main(arguments[1:]) or 0)
+    if arguments[:1] == ["eval"]:
+        return int(importlib.import_module("unils_training.evaluate").main(arguments[1:]) or 0)
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options, _config(options)))
+    except (ConfigError, FileNotFoundError, ValueError) as error:
+        print(f"unils-train {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="unils-train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("synth", help="make a corpus of synthetic conversations", add_help=False)
+    helps = {
+        "codec": "train the motion codec",
+        "prior": "train the audio-free generator on a codec",
+        "dialogue": "teach the frozen prior to hear both tracks",
+    }
+    for stage in STAGES:
+        command = commands.add_parser(stage, help=helps[stage])
+        _add_common(command)
+        command.add_argument("--steps", type=int, help="optimiser steps; sets the schedule too")
+        command.add_argument("--minutes", type=float, help="end after this much training time, the schedule with it")
+        command.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+        command.set_defaults(run=_train)
+        if stage == "dialogue":
+            command.add_argument(
+                "--no-stage-1", action="store_true", help="train the whole generator from scratch, without a prior"
+            )
+    export = commands.add_parser("export", help="write a bundle")
+    _add_common(export)
+    export.add_argument("-o", "--output", required=True, help="folder of the bundle")
+    export.add_argument("--checkpoint", help="a dialogue checkpoint; the run's last one when absent")
+    export.add_argument("--random-init", action="store_true", help="random weights, for testing engines")
+    export.set_defaults(run=_export)
+    commands.add_parser("eval", help="measure a bundle on a corpus", add_help=False)
+    return parser
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", default="bundled", help='a TOML file, or the name of a packaged one ("bundled", "tiny")')
+    command.add_argument("--corpus", help="folder of the corpus")
+    command.add_argument("--run-dir", help="folder of checkpoints and logs")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a configuration value")
+
+
+def _config(options: argparse.Namespace) -> Config:
+    overrides = []
+    if options.corpus:
+        overrides.append(f"corpus.path={options.corpus!r}")
+    if options.run_dir:
+        overrides.append(f"run={options.run_dir!r}")
+    for name in ("steps", "minutes"):
+        value = getattr(options, name, None)
+        if value is not None:
+            overrides.append(f"{options.command}.training.{name}={value}")
+    return load_config(options.config, [*overrides, *options.set])
+
+
+def _train(options: argparse.Namespace, config: Config) -> int:
+    stage = importlib.import_module(f"unils_training.stages.{options.command}")
+    extra = {"stage_1": not options.no_stage_1} if options.command == "dialogue" else {}
+    stage.train(config, resume=options.resume, **extra)
+    return 0
+
+
+def _export(options: argparse.Namespace, config: Config) -> int:
+    from unils_training import export
+
+    if options.random_init:
+        from unils_training.models.stream import StreamModel
+        from unils_training.rigs import ARKIT_CHANNELS
+
+        model = StreamModel(config.model, ARKIT_CHANNELS)
+        export.randomise(model, config.seed)
+        provenance = export.provenance_of(config, weights="random, never trained")
+    else:
+        from unils_training.stages import dialogue
+
+        model, provenance = dialogue.load_for_export(config, options.checkpoint)
+    size = export.write_bundle(options.output, model, config.defaults, provenance, config.licence)
+    print(f"{options.output}: {size / 1e6:.2f} MB, {sum(p.numel() for p in model.parameters())} parameters")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
