@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from .alive import AliveMetrics
-from .lips import LipMetrics
-from .listening import ListeningMetrics, contingency
-from .side import Motion, Side, frame_level, voice_mask
-from .targets import Line, markdown_table, quality_lines
+from unils_training.metrics.alive import AliveMetrics
+from unils_training.metrics.lips import LipMetrics
+from unils_training.metrics.listening import ListeningMetrics, contingency
+from unils_training.metrics.side import Motion, Side, frame_level, voice_mask
+from unils_training.metrics.spectrum import ListeningSpectrum
+from unils_training.metrics.targets import Line, markdown_table, quality_lines
 
 __all__ = [
     "Line",
@@ -30,23 +32,27 @@ class Metrics:
     lips: LipMetrics = field(default_factory=LipMetrics)
     alive: AliveMetrics = field(default_factory=AliveMetrics)
     listening: ListeningMetrics = field(default_factory=ListeningMetrics)
+    spectrum: ListeningSpectrum = field(default_factory=ListeningSpectrum)
 
     def add(self, side: Side) -> None:
         """Counts one clip."""
         self.lips.add(side)
         self.alive.add(side)
         self.listening.add(side)
+        self.spectrum.add(side)
 
     def __iadd__(self, other: Metrics) -> Metrics:
         self.lips += other.lips
         self.alive += other.alive
         self.listening += other.listening
+        self.spectrum += other.spectrum
         return self
 
-    def result(self) -> dict[str, dict[str, object]]:
+    def result(self) -> dict[str, Any]:
         """Every figure by part."""
         return {
             "lips": self.lips.result(),
             "alive": self.alive.result(),
             "listening": self.listening.result(),
+            "listening_spectrum": self.spectrum.result(),
         }

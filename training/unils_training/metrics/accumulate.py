@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .events import Floats
+from unils_training.metrics.events import Floats
 
 
 @dataclass

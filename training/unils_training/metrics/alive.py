@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from .accumulate import Moments, frechet_distance
-from .detect import blinks
-from .events import Floats, within
-from .side import FRAME_RATE, GROUPS, STATES, Side
+from unils_training.metrics.accumulate import Moments, frechet_distance
+from unils_training.metrics.detect import blinks
+from unils_training.metrics.events import Floats, within
+from unils_training.metrics.side import FRAME_RATE, GROUPS, STATES, Side
 
 LEAST_FRAMES = 50  # of a state, for a clip's spread in it to count
 MOVING = 0.005  # a true standard deviation over this counts as a channel that moves
@@ -127,7 +128,7 @@ class AliveMetrics:
     def _columns(self, *groups: str) -> list[int]:
         return [self.channels.index(name) for group in groups for name in GROUPS[group]]
 
-    def _state_result(self, state: str) -> dict[str, object]:
+    def _state_result(self, state: str) -> dict[str, Any]:
         spread = self.spread[state]
         if spread.clips == 0:
             return {"clips": 0}
@@ -153,7 +154,7 @@ class AliveMetrics:
             "paired_frechet": frechet(spread.pair_truth, spread.pair_prediction),
         }
 
-    def result(self) -> dict[str, object]:
+    def result(self) -> dict[str, Any]:
         """The figures, named as in docs/metrics.md."""
         whole = self.spread["all"]
         clips = max(whole.clips, 1)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .events import Events, Floats, hysteresis, join, of_length
-from .side import FRAME_RATE, Motion
+from unils_training.metrics.events import Events, Floats, hysteresis, join, of_length
+from unils_training.metrics.side import FRAME_RATE, Motion
 
 
 def smooth(signal: Floats, sigma: float) -> Floats:

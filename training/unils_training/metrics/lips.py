@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from .accumulate import Mean, Moments, pearson
-from .detect import lip_closures
-from .events import Counts, centres, match_by_time, within
-from .side import Side
+from unils_training.metrics.accumulate import Mean, Moments, pearson
+from unils_training.metrics.detect import lip_closures
+from unils_training.metrics.events import Counts, centres, match_by_time, within
+from unils_training.metrics.side import Side
 
 CLOSURE_TOLERANCE_FRAMES = 3.0
 LEAST_SPEECH_FRAMES = 50
@@ -72,7 +73,7 @@ class LipMetrics:
             getattr(self, name).__iadd__(getattr(other, name))
         return self
 
-    def result(self) -> dict[str, object]:
+    def result(self) -> dict[str, Any]:
         """The figures, named as in docs/metrics.md."""
         errors = np.array(self.timing_errors)
         known = len(errors) > 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from .detect import DETECTORS
-from .events import Counts, Events, Floats, centres, iou, match, match_by_overlap, within
-from .side import FRAME_RATE, Side
+from unils_training.metrics.detect import DETECTORS
+from unils_training.metrics.events import Counts, Events, Floats, centres, iou, match, match_by_overlap, within
+from unils_training.metrics.side import FRAME_RATE, Side
 
 REACTIONS = ("nod", "smile")  # what the reaction F1 counts
 ALSO = ("shake", "brow_raise")
@@ -63,11 +64,11 @@ class ListeningMetrics:
                 total[clip] = total.get(clip, Counts()) + counts
         return total
 
-    def result(self) -> dict[str, object]:
+    def result(self) -> dict[str, Any]:
         """The figures, named as in docs/metrics.md."""
         minutes = self.frames / (60.0 * FRAME_RATE)
 
-        def scores(by_kind: dict[str, dict[str, Counts]]) -> dict[str, object]:
+        def scores(by_kind: dict[str, dict[str, Counts]]) -> dict[str, Any]:
             kinds = {kind: sum(clips.values(), Counts()) for kind, clips in by_kind.items()}
             together = sum((kinds[kind] for kind in REACTIONS if kind in kinds), Counts())
             return {"reactions": together.as_dict(), **{kind: counts.as_dict() for kind, counts in kinds.items()}}

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .events import Bools, Events, Floats, hysteresis, join
+from unils_training.metrics.events import Bools, Events, Floats, hysteresis, join
 
 FRAME_RATE = 25
 HOP_SAMPLES = 640
@@ -56,7 +56,7 @@ class Motion:
 
     def mean_of(self, *channels: str) -> Floats:
         """Mean over channels, such as left and right (T,)."""
-        return np.mean([self[channel] for channel in channels], axis=0)
+        return np.asarray(np.mean([self[channel] for channel in channels], axis=0), np.float64)
 
     def group(self, name: str) -> Floats:
         """The channels of `GROUPS[name]` (T, n)."""

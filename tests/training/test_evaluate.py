@@ -1,0 +1,225 @@
+"""`unils-train eval` from a bundle and a corpus on disk to figures, tables and plots."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import wave
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unils_training import evaluate
+from unils_training.config import DefaultsConfig, ModelConfig, from_dict
+from unils_training.evaluate import Run, Task
+from unils_training.export import randomise, write_bundle
+from unils_training.metrics.corpus_side import CorpusSide
+from unils_training.models.stream import StreamModel
+from unils_training.rigs import ARKIT_CHANNELS
+
+FRAMES = 150
+SIZES = {
+    "audio_encoder": {"width": 16, "depth": 1, "kernel": 3},
+    "codec": {"width": 16, "depth": 1, "kernel": 3, "bits": 8, "levels": 2, "gains": [1.0, 0.5]},
+    "generator": {
+        **{"width": 32, "depth": 1, "heads": 2, "feed_forward": 32, "window_frames": 16},
+        **{"audio_window_frames": 8, "style_tokens": 2, "head_width": 16},
+    },
+}
+
+
+def write_wav(path: Path, samples: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two conversations of 6 s: person a speaks in the first half, b in the second, and the jaw follows the voice."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    names = [f"c00000{i}{side}" for i in range(2) for side in "ab"]
+    for i in range(2):
+        voices, masks = {}, {}
+        for side, spoken in (("a", slice(0, 75)), ("b", slice(75, 150))):
+            masks[side] = np.zeros(FRAMES, bool)
+            masks[side][spoken] = True
+            loud = 4000.0 * np.repeat(np.abs(np.sin(np.arange(FRAMES) / 4.0)) * masks[side], 640)
+            voices[side] = loud * rng.normal(size=FRAMES * 640)
+        for side, other in (("a", "b"), ("b", "a")):
+            place = folder / f"c00000{i}{side}"
+            place.mkdir()
+            write_wav(place / "self.wav", voices[side])
+            write_wav(place / "other.wav", 0.5 * voices[other])
+            motion = 0.02 * rng.normal(size=(FRAMES, 55)).cumsum(axis=0)
+            motion[:, ARKIT_CHANNELS.index("jawOpen")] = 0.4 * np.abs(np.sin(np.arange(FRAMES) / 4.0)) * masks[side]
+            np.savez(
+                place / "motion.npz",
+                motion=motion.astype(np.float32),
+                channels=np.array(ARKIT_CHANNELS),
+                frame_rate=25,
+                speech_mask=masks[side],
+                event_kind=np.array(["nod", "smile", "nod"]),
+                event_start=np.array([100, 20, 80]),
+                event_end=np.array([110, 40, 170]),
+            )
+    info = {"format": "unils-corpus", "format_version": 1, "seed": 7, "splits": {"train": [], "test": names}}
+    (folder / "corpus.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    model = StreamModel(from_dict(ModelConfig, SIZES), ARKIT_CHANNELS)
+    randomise(model, seed=1)
+    write_bundle(folder, model, DefaultsConfig(), {"seed": 1})
+    return folder
+
+
+def test_a_side_reads_motion_masks_labels_and_its_partner(corpus: Path) -> None:
+    side = CorpusSide(corpus, "c000001a")
+    assert side.frames == FRAMES
+    assert side.labels["nod"].tolist() == [[80, 150], [100, 110]]
+    assert side.partner is not None
+    assert side.partner.name == "c000001b"
+    compared = side.compare(np.zeros((FRAMES + 3, 55), np.float32))
+    assert np.array_equal(compared.other_speaking, CorpusSide(corpus, "c000001b").speaking)
+    assert compared.partner is not None
+    assert np.flatnonzero(compared.listening)[[0, -1]].tolist() == [75, 149]
+
+
+def test_a_corpus_without_masks_falls_back_to_the_level(corpus: Path, tmp_path: Path) -> None:
+    for name in ("self.wav", "other.wav"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        (tmp_path / "x" / name).write_bytes((corpus / "c000000a" / name).read_bytes())
+    with np.load(corpus / "c000000a" / "motion.npz") as file:
+        np.savez(tmp_path / "x" / "motion.npz", motion=file["motion"], channels=file["channels"])
+    side = CorpusSide(tmp_path, "x").compare(np.zeros((FRAMES, 55), np.float32))
+    assert side.partner is None
+    assert side.labels == {}
+    assert np.mean(side.speaking[:75]) > 0.8
+    assert not side.speaking[78:].any()
+    assert np.mean(side.other_speaking[75:]) > 0.8
+
+
+def test_audio_of_another_rate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with wave.open(str(tmp_path / "x" / "self.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+    with pytest.raises(ValueError, match="16000 Hz"):
+        _ = CorpusSide(tmp_path, "x").self_audio
+
+
+def test_a_shuffled_partner_comes_from_another_conversation() -> None:
+    names = ["c0a", "c0b", "c1a", "c1b", "c2a"]
+    partners = evaluate.shuffled_partners(names)
+    assert set(partners) == set(names)
+    assert all(name[:2] != other[:2] for name, other in partners.items())
+    with pytest.raises(ValueError, match="two conversations"):
+        evaluate.shuffled_partners(["c0a", "c0b"])
+
+
+def test_a_choice_of_clips_is_about_as_long_as_asked_and_repeatable(corpus: Path) -> None:
+    names = evaluate.read_split(corpus, "test")
+    chosen = evaluate.choose(corpus, names, 0.15, seed=3)
+    assert len(chosen) == 2
+    assert chosen == evaluate.choose(corpus, names, 0.15, seed=3)
+    assert evaluate.choose(corpus, names, None, seed=3) == names
+
+
+def test_every_clip_has_a_seed_of_its_own() -> None:
+    run = Run(Path("b"), "native", 1, seed=5)
+    assert run.clip_seed("c0a") != run.clip_seed("c0b")
+    assert run.clip_seed("c0a") == Run(Path("b"), "native", 4, seed=5).clip_seed("c0a")
+    assert run.clip_seed("c0a") != Run(Path("b"), "native", 1, seed=6).clip_seed("c0a")
+
+
+def test_a_model_that_answers_with_the_truth_gets_full_marks(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = CorpusSide(corpus, "c000000a").motion.values.astype(np.float32)
+    monkeypatch.setattr(evaluate, "generate", lambda *_: truth)
+    result = evaluate.work(Task(Run(Path("b"), "native", 1), corpus, "c000000a", "c000000a")).result()
+    assert result["lips"]["jaw_correlation"] == pytest.approx(1.0, abs=1e-5)
+    assert result["lips"]["mean_error"] == pytest.approx(0.0, abs=1e-6)
+    assert result["alive"]["stuck_channels"] == []
+
+
+def test_a_model_that_loses_frames_is_an_error_not_a_score(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "generate", lambda *_: np.zeros((FRAMES - 1, 55), np.float32))
+    with pytest.raises(RuntimeError, match="149 frames came out of 150"):
+        evaluate.work(Task(Run(Path("b"), "native", 1), corpus, "c000000a", "c000000a"))
+
+
+def test_the_shuffled_voice_is_the_other_conversations_track(corpus: Path) -> None:
+    clip = CorpusSide(corpus, "c000000a")
+    assert np.array_equal(evaluate.heard_audio(clip, "c000000a"), clip.other_audio)
+    assert np.array_equal(evaluate.heard_audio(clip, "c000001b"), CorpusSide(corpus, "c000001b").other_audio)
+
+
+class Inline(ProcessPoolExecutor):
+    """Runs tasks in this process, so that a test need not start others."""
+
+    def map(self, function, *iterables, **_):  # type: ignore[no-untyped-def]
+        return map(function, *iterables)
+
+
+def evaluated(corpus: Path, bundle: Path, out: Path, *more: str) -> dict:
+    arguments = [str(bundle), str(corpus), "--out", str(out), "--keep", "1", "--jobs", "1", *more]
+    assert evaluate.main(arguments) == 0
+    return json.loads((out / "eval.json").read_text())
+
+
+def test_evaluation_writes_figures_tables_and_plots(
+    corpus: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "ProcessPoolExecutor", Inline)
+    more = ("--backend", "torch", "--look-ahead", "0,2", "--shuffle-partner")
+    evaluation = evaluated(corpus, bundle, tmp_path / "out", *more)
+    assert [result["look_ahead_self"] for result in evaluation["results"]] == [0, 2]
+    assert evaluation["minutes"] == pytest.approx(4 * 6 / 60)
+    assert evaluation["corpus"]["seed"] == 7
+    assert evaluation["bundle"]["sha256"] == json.loads((bundle / "model.json").read_text())["weights"]["sha256"]
+    for result in evaluation["results"]:
+        assert len(result["lines"]) == 16
+        assert set(result["contingency"]) == {"f1", "f1_shuffled", "ratio", "ratio_low", "ratio_high"}
+    table = (tmp_path / "out" / "eval.md").read_text()
+    assert table.count("jaw correlation while speaking") == 2
+    assert "missed" in table
+    assert table in capsys.readouterr().out
+    for name in ("c000000a.npz", "c000000a.png", "listening_spectra_0.png", "listening_spectra_2.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+    repeated = evaluated(corpus, bundle, tmp_path / "again", *more)
+    assert repeated["results"] == evaluation["results"]
+
+
+@pytest.mark.slow
+def test_processes_and_one_process_find_the_same(corpus: Path, bundle: Path, tmp_path: Path) -> None:
+    apart = evaluated(corpus, bundle, tmp_path / "two", "--backend", "torch", "--jobs", "2")
+    alone = evaluated(corpus, bundle, tmp_path / "one", "--backend", "torch")
+    assert apart["results"] == alone["results"]
+
+
+def test_a_long_run_is_one_session_over_many_conversations(
+    corpus: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "LONG_RUN_BLOCK_MINUTES", 0.2)
+    names = evaluate.read_split(corpus, "test")
+    blocks = evaluate.long_run(Run(bundle, "torch", 1), corpus, names, 0.5)
+    assert [block["from_minute"] for block in blocks] == pytest.approx([0.0, 0.2, 0.4])
+    assert all(np.isfinite(block["largest_value"]) for block in blocks)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("unils_sdk") is None, reason="the native engine is not installed")
+def test_the_native_engine_and_pytorch_get_the_same_marks(corpus: Path, bundle: Path) -> None:
+    sides = []
+    for backend in ("native", "torch"):
+        clip = CorpusSide(corpus, "c000000a")
+        sides.append(evaluate.generate(Run(bundle, backend, 1), clip.self_audio, clip.other_audio, seed=3))
+    assert sides[0] == pytest.approx(sides[1], abs=1e-4)
