@@ -1,0 +1,49 @@
+// LogMel: natural-log mel energies of one window of audio, exactly as docs/stream-model.md defines them: periodic Hann
+// window, zero-padded FFT, power spectrum, triangular filters of peak 1 on the HTK mel scale, floor, logarithm.
+// Nothing depends on more of the signal than the window.
+#pragma once
+#include <cstddef>
+#include <vector>
+
+#include "core/status.h"
+#include "features/real_fft.h"
+
+namespace unils {
+
+struct LogMelConfig {
+  int sample_rate = 16000;     // Hz
+  int window_samples = 400;
+  int step_samples = 160;
+  int fft_size = 512;          // a power of two, at least window_samples
+  int mels = 64;
+  double low_hz = 60.0, high_hz = 7600.0;
+  double floor = 1e-5;         // smallest energy before the logarithm
+};
+
+class LogMel {
+ public:
+  // UNILS_ERROR_BUNDLE when the numbers cannot be meant.
+  static Status check(const LogMelConfig& config);
+  explicit LogMel(const LogMelConfig& config);  // a checked config
+
+  const LogMelConfig& config() const { return config_; }
+  size_t scratch_floats() const;
+  // samples: (window_samples) in [-1, 1]; energies: (mels); scratch: (scratch_floats()).
+  void window(const float* samples, float* energies, float* scratch) const;
+  size_t bytes() const;  // of the tables
+
+ private:
+  struct Filter {
+    int first = 0;   // first bin with weight
+    int count = 0;   // bins; 0 for a filter that falls between two bins
+    size_t weights = 0;  // offset of its weights
+  };
+
+  LogMelConfig config_;
+  RealFft fft_;
+  std::vector<float> hann_;      // (window_samples)
+  std::vector<Filter> filters_;  // (mels)
+  std::vector<float> weights_;
+};
+
+}  // namespace unils

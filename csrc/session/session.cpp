@@ -1,0 +1,462 @@
+#include "session/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+namespace unils {
+namespace {
+
+constexpr unils_track kTracks[] = {UNILS_TRACK_SELF, UNILS_TRACK_OTHER};
+
+Track engine_track(unils_track track) { return track == UNILS_TRACK_SELF ? Track::kSelf : Track::kOther; }
+
+// The puller's side of a session, for one call. Not a mutex: whoever comes second is told, and does not wait.
+class Pulling {
+ public:
+  explicit Pulling(std::atomic<bool>& flag) : flag_(flag), mine_(!flag.exchange(true, std::memory_order_acquire)) {}
+  ~Pulling() {
+    if (mine_) flag_.store(false, std::memory_order_release);
+  }
+  Pulling(const Pulling&) = delete;
+  Pulling& operator=(const Pulling&) = delete;
+  Status status() const {
+    if (mine_) return Status();
+    return error(UNILS_ERROR_BUSY,
+                 "another thread is inside this session; only push_audio may run beside another call, so give each "
+                 "session one pulling thread");
+  }
+
+ private:
+  std::atomic<bool>& flag_;
+  bool mine_;
+};
+
+}  // namespace
+
+Session::Layout::Layout(const StepEngine& engine, const Framer& framer, const SessionSpec& spec,
+                        int64_t style_frames) {
+  for (const unils_track track : kTracks) {
+    rings[track] = state.add<float>(AudioRing::kCapacity);
+    framers[track] = state.add<float>(framer.state_floats());
+    tables[track] = scratch.add<float>(Resampler::kTableFloats);
+  }
+  queue = state.add<float>(FrameQueue::value_floats(static_cast<int>(spec.channels.size())));
+  this->engine = state.add<char>(engine.state_bytes());
+  workspace = scratch.add<char>(engine.workspace_bytes());
+  framer_scratch = scratch.add<float>(framer.scratch_floats());
+  hop = scratch.add<float>(static_cast<size_t>(spec.hop_samples));
+  row = scratch.add<float>(static_cast<size_t>(framer.row_values()));
+  step_times = scratch.add<float>(StepTimes::kFloats);
+  style = scratch.add<float>(static_cast<size_t>(style_frames) * spec.channels.size());
+}
+
+Status Session::check(const SessionSpec& spec, const unils_session_options& options) {
+  const auto refuse = [](const char* sentence) { return Status(UNILS_ERROR_INVALID_ARGUMENT, sentence); };
+  if (options.clock != UNILS_CLOCK_BOTH && options.clock != UNILS_CLOCK_OTHER && options.clock != UNILS_CLOCK_SELF) {
+    return refuse("clock must be UNILS_CLOCK_BOTH, UNILS_CLOCK_OTHER or UNILS_CLOCK_SELF");
+  }
+  if (options.look_ahead_self < 0 || options.look_ahead_self > spec.look_ahead_self_max) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "look_ahead_self is %d frames; this model takes 0 to %d",
+                 options.look_ahead_self, spec.look_ahead_self_max);
+  }
+  if (options.look_ahead_other < 0 || options.look_ahead_other > spec.look_ahead_other_max) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "look_ahead_other is %d frames; this model takes 0 to %d",
+                 options.look_ahead_other, spec.look_ahead_other_max);
+  }
+  if (!std::isfinite(options.temperature) || options.temperature < 0.0f) {
+    return refuse("temperature must be a finite number of at least 0; 0 is greedy");
+  }
+  if (!(options.top_p > 0.0f && options.top_p <= 1.0f)) return refuse("top_p must lie in (0, 1]");
+  if (!std::isfinite(options.cfg_scale) || options.cfg_scale < 0.0f) {
+    return refuse("cfg_scale must be a finite number of at least 0; 1 switches guidance off");
+  }
+  if ((options.style == nullptr) != (options.style_frames == 0)) {
+    return refuse("style and style_frames go together: a pointer with its frames, or NULL with 0");
+  }
+  if (options.style != nullptr) {
+    if (options.style_frames < kMinStyleFrames || options.style_frames > kMaxStyleFrames) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "style has %lld frames; give %lld to %lld (1 to 20 seconds)",
+                   static_cast<long long>(options.style_frames), static_cast<long long>(kMinStyleFrames),
+                   static_cast<long long>(kMaxStyleFrames));
+    }
+    const int64_t values = options.style_frames * static_cast<int64_t>(spec.channels.size());
+    if (!std::all_of(options.style, options.style + values, [](float value) { return std::isfinite(value); })) {
+      return refuse("style holds a number that is NaN or infinite");
+    }
+  }
+  return Framer::check(spec.features, spec.hop_samples);
+}
+
+Status Session::create(SessionSpec spec, const unils_session_options& options, std::unique_ptr<Session>* session) {
+  UNILS_RETURN_IF_ERROR(check(spec, options));
+  const Framer framer(spec.features, spec.hop_samples);
+  const StepEngine& engine = *spec.engine;
+  if (framer.row_values() != engine.row_values() || static_cast<int>(spec.channels.size()) != engine.channels()) {
+    return error(UNILS_ERROR_BUNDLE, "the bundle's features or channels do not fit its weights: %d values a row and %d "
+                 "channels against %d and %d", framer.row_values(), static_cast<int>(spec.channels.size()),
+                 engine.row_values(), engine.channels());
+  }
+  const Layout layout(engine, framer, spec, options.style_frames);
+  Arena state, scratch;
+  UNILS_RETURN_IF_ERROR(Arena::create(layout.state.bytes(), &state));
+  UNILS_RETURN_IF_ERROR(Arena::create(layout.scratch.bytes(), &scratch));
+  std::unique_ptr<Session> made(
+      new Session(std::move(spec), options, layout, framer, std::move(state), std::move(scratch)));
+  UNILS_RETURN_IF_ERROR(made->start_over());
+  *session = std::move(made);
+  return Status();
+}
+
+Session::Session(SessionSpec spec, const unils_session_options& options, const Layout& layout, const Framer& framer,
+                 Arena state, Arena scratch)
+    : engine_(std::move(spec.engine)),
+      layout_(layout),
+      state_(std::move(state)),
+      scratch_(std::move(scratch)),
+      framer_(framer),
+      rig_(spec.rig, spec.channels),
+      clock_(options.clock, spec.hop_samples, options.look_ahead_self, options.look_ahead_other),
+      clock_mode_(options.clock),
+      hop_samples_(spec.hop_samples),
+      frame_rate_(spec.frame_rate),
+      style_frames_(options.style_frames),
+      fingerprint_(spec.fingerprint),
+      self_("self", state_.at<float>(layout.rings[UNILS_TRACK_SELF]), scratch_.at<float>(layout.tables[UNILS_TRACK_SELF])),
+      other_("other", state_.at<float>(layout.rings[UNILS_TRACK_OTHER]),
+             scratch_.at<float>(layout.tables[UNILS_TRACK_OTHER])),
+      queue_(state_.at<float>(layout.queue), static_cast<int>(spec.channels.size())),
+      step_times_(scratch_.at<float>(layout.step_times)) {
+  params_.look_ahead_self = options.look_ahead_self;
+  params_.look_ahead_other = options.look_ahead_other;
+  params_.temperature = options.temperature;
+  params_.top_p = options.top_p;
+  params_.cfg_scale = options.cfg_scale;
+  params_.seed = options.seed;
+  const auto values = static_cast<size_t>(style_frames_) * spec.channels.size();
+  std::copy_n(options.style, values, scratch_.at<float>(layout.style));
+}
+
+Status Session::start_over() {
+  self_.reset();
+  other_.reset();
+  // Nothing of the past may show in a snapshot.
+  std::memset(state_.data(), 0, state_.bytes());
+  lines_[UNILS_TRACK_SELF] = lines_[UNILS_TRACK_OTHER] = TrackLine();
+  queue_.load(FrameQueue::State());
+  generation_ = 0;
+  silent_own_frames_ = 0;
+  finished_ = false;
+  step_times_.reset();
+  void* engine_state = state_.at<char>(layout_.engine);
+  engine_->reset(engine_state);
+  if (style_frames_ == 0) return Status();
+  return engine_->set_style(engine_state, scratch_.at<char>(layout_.workspace), scratch_.at<float>(layout_.style),
+                            style_frames_);
+}
+
+Status Session::push_audio(unils_track track, const void* samples, unils_sample_format format, int64_t count,
+                           int sample_rate, int64_t* taken) {
+  *taken = 0;
+  if (track != UNILS_TRACK_SELF && track != UNILS_TRACK_OTHER) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "track %d does not exist; it is UNILS_TRACK_SELF or UNILS_TRACK_OTHER",
+                 static_cast<int>(track));
+  }
+  if (format != UNILS_INT16 && format != UNILS_FLOAT32) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "sample format %d does not exist; it is UNILS_INT16 or UNILS_FLOAT32",
+                 static_cast<int>(format));
+  }
+  if (count < 0 || (samples == nullptr && count > 0)) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "samples is NULL or count is negative (%lld)",
+                 static_cast<long long>(count));
+  }
+  if (!clock_.takes(track)) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT,
+                 "clock SELF takes no audio on track other; use clock BOTH or OTHER for a conversation");
+  }
+  return inputs_[track]->push(samples, format, count, sample_rate, taken);
+}
+
+int64_t Session::end(unils_track track) {
+  const TrackLine& line = lines_[track];
+  const int64_t available = inputs_[track]->available();
+  // Audio that comes late starts at the next frame.
+  return available == 0 ? line.front : std::max(line.front, queue_.end_index() * hop_samples_) + available;
+}
+
+int64_t Session::frames_to_make() {
+  const int64_t self = end(UNILS_TRACK_SELF);
+  const int64_t other = end(UNILS_TRACK_OTHER);
+  const int64_t frames = finished_ ? clock_.frames_in_all(self, other) : clock_.frames_reached(self, other);
+  return std::max<int64_t>(0, frames - queue_.end_index());
+}
+
+Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_t* count) {
+  *count = 0;
+  if (capacity < 0 || (frames.values == nullptr && capacity > 0)) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "frames->values is NULL or capacity is negative (%lld)",
+                 static_cast<long long>(capacity));
+  }
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  const int channels = rig_.channels();
+  for (; *count < capacity; ++*count) {
+    if (queue_.size() == 0) {
+      if (frames_to_make() == 0) break;
+      Status status = make_frame();
+      // Frames made before the failure are handed over; the next pull meets it again.
+      if (!status.ok()) return *count > 0 ? Status() : status;
+    }
+    const int64_t i = *count;
+    const int64_t index = queue_.front_index();
+    std::copy_n(queue_.front(), channels, frames.values + i * channels);
+    if (frames.index != nullptr) frames.index[i] = index;
+    if (frames.pts_seconds != nullptr) frames.pts_seconds[i] = static_cast<double>(index) / frame_rate_;
+    if (frames.generation != nullptr) frames.generation[i] = queue_.front_generation();
+    queue_.pop();
+  }
+  return Status();
+}
+
+Status Session::make_frame() {
+  const auto began = std::chrono::steady_clock::now();
+  const int64_t frame = queue_.end_index();
+  void* engine_state = state_.at<char>(layout_.engine);
+  if (engine_->frame(engine_state) != frame) {
+    return error(UNILS_ERROR_INTERNAL, "frame %lld came out as NaN or infinite, so the model's weights are unusable; load "
+                 "another bundle, or reset the session", static_cast<long long>(frame));
+  }
+  for (const unils_track track : kTracks) UNILS_RETURN_IF_ERROR(hear(track, frame));
+  float* motion = queue_.back();
+  UNILS_RETURN_IF_ERROR(engine_->step(engine_state, scratch_.at<char>(layout_.workspace), params_, motion));
+  for (const unils_track track : kTracks) {
+    TrackLine& line = lines_[track];
+    const int64_t used = std::clamp<int64_t>(line.heard - line.front, 0, hop_samples_);
+    inputs_[track]->consume(used);
+    line.front += used;
+  }
+  if (!rig_.clamp(motion)) {
+    return error(UNILS_ERROR_INTERNAL, "frame %lld came out as NaN or infinite, so the model's weights are unusable; load "
+                 "another bundle", static_cast<long long>(frame));
+  }
+  if (clock_mode_ == UNILS_CLOCK_OTHER && lines_[UNILS_TRACK_SELF].front < (frame + 1) * hop_samples_) {
+    ++silent_own_frames_;
+  }
+  queue_.push(generation_);
+  step_times_.add(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began).count());
+  return Status();
+}
+
+Status Session::rewind(unils_track track, int64_t row) {
+  void* engine_state = state_.at<char>(layout_.engine);
+  if (engine_->rows(engine_state, engine_track(track)) > row) {
+    UNILS_RETURN_IF_ERROR(engine_->rewind_rows(engine_state, engine_track(track), row));
+  }
+  lines_[track].heard = std::min(lines_[track].heard, row * hop_samples_);
+  return Status();
+}
+
+// Brings the track's rows up to what frame `frame` sees, the look-ahead included.
+Status Session::hear(unils_track track, int64_t frame) {
+  void* engine_state = state_.at<char>(layout_.engine);
+  TrackInput& input = *inputs_[track];
+  TrackLine& line = lines_[track];
+  line.front = std::max(line.front, frame * hop_samples_);
+  const int64_t end = line.front + input.available();
+  if (end > std::max(line.front, line.heard)) {
+    // Rows that were made of silence because their audio had not come are made again now that it has.
+    UNILS_RETURN_IF_ERROR(rewind(track, std::max(frame, line.heard / hop_samples_)));
+  }
+  float* hop = scratch_.at<float>(layout_.hop);
+  float* row_values = scratch_.at<float>(layout_.row);
+  for (int64_t row = engine_->rows(engine_state, engine_track(track)); row <= frame + look_ahead(track); ++row) {
+    const int64_t start = row * hop_samples_;
+    const int64_t count = std::clamp<int64_t>(end - start, 0, hop_samples_);
+    input.peek(start - line.front, count, hop);
+    std::fill(hop + count, hop + hop_samples_, 0.0f);
+    framer_.row(state_.at<float>(layout_.framers[track]), scratch_.at<float>(layout_.framer_scratch), row, hop,
+                row_values);
+    UNILS_RETURN_IF_ERROR(engine_->push_row(engine_state, scratch_.at<char>(layout_.workspace), engine_track(track),
+                                            row_values));
+    if (count > 0) line.heard = start + count;
+  }
+  return Status();
+}
+
+Status Session::frames_ready(int64_t* count) {
+  *count = 0;
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  *count = queue_.size() + frames_to_make();
+  return Status();
+}
+
+Status Session::interrupt(int64_t* generation) {
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  const int64_t frame = queue_.end_index();
+  UNILS_RETURN_IF_ERROR(rewind(UNILS_TRACK_SELF, frame));
+  self_.restart();
+  lines_[UNILS_TRACK_SELF].front = frame * hop_samples_;
+  *generation = ++generation_;
+  return Status();
+}
+
+Status Session::finish() {
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  if (finished_) return Status();
+  const TrackLock lock(self_, other_);
+  self_.finish();
+  other_.finish();
+  finished_ = true;
+  return Status();
+}
+
+Status Session::reset() {
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  const TrackLock lock(self_, other_);
+  return start_over();
+}
+
+uint64_t Session::options_hash() const {
+  Checksum hash;
+  const auto add = [&hash](const auto& value) { hash.add(&value, sizeof value); };
+  add(clock_mode_);
+  add(params_.look_ahead_self);
+  add(params_.look_ahead_other);
+  add(params_.temperature);
+  add(params_.top_p);
+  add(params_.cfg_scale);
+  add(params_.seed);
+  hash.add(scratch_.at<float>(layout_.style),
+           static_cast<size_t>(style_frames_) * static_cast<size_t>(rig_.channels()) * sizeof(float));
+  return hash.value();
+}
+
+Status Session::snapshot(void* buffer, size_t bytes) {
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  if (buffer == nullptr || bytes < snapshot_bytes()) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "a snapshot of this session needs a buffer of %zu bytes, not %zu",
+                 snapshot_bytes(), bytes);
+  }
+  const TrackLock lock(self_, other_);
+  SessionCounters counters;
+  for (const unils_track track : kTracks) {
+    inputs_[track]->save(&counters.inputs[track]);
+    counters.lines[track] = lines_[track];
+  }
+  counters.queue = queue_.state();
+  counters.generation = generation_;
+  counters.silent_own_frames = silent_own_frames_;
+
+  SnapshotHeader header;
+  header.magic = SnapshotHeader::kMagic;
+  header.bytes = snapshot_bytes();
+  header.engine_bytes = engine_->state_bytes();
+  header.fingerprint = fingerprint_;
+  header.options = options_hash();
+  char* body = static_cast<char*>(buffer) + sizeof header;
+  std::memcpy(body, &counters, sizeof counters);
+  std::memcpy(body + sizeof counters, state_.data(), state_.bytes());
+  Checksum checksum;
+  checksum.add(body, sizeof counters + state_.bytes());
+  header.checksum = checksum.value();
+  std::memcpy(buffer, &header, sizeof header);
+  return Status();
+}
+
+Status Session::restore(const void* buffer, size_t bytes) {
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  const auto refuse = [](const char* sentence) { return Status(UNILS_ERROR_INVALID_ARGUMENT, sentence); };
+  SnapshotHeader header;
+  if (buffer == nullptr || bytes < sizeof header) return refuse("these bytes are too few to be a snapshot");
+  std::memcpy(&header, buffer, sizeof header);
+  if (header.magic != SnapshotHeader::kMagic) return refuse("these bytes are not a snapshot of this version of unils");
+  if (header.fingerprint != fingerprint_) return refuse("this snapshot is of a session of another model");
+  if (header.options != options_hash()) {
+    return refuse("this snapshot is of a session with other options; create the session with the same ones");
+  }
+  if (header.bytes != snapshot_bytes() || header.engine_bytes != engine_->state_bytes() || bytes != header.bytes) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "this snapshot has %zu bytes and should have %zu; it was cut or is of "
+                 "another build of unils", bytes, snapshot_bytes());
+  }
+  const char* body = static_cast<const char*>(buffer) + sizeof header;
+  Checksum checksum;
+  checksum.add(body, bytes - sizeof header);
+  SessionCounters counters;
+  std::memcpy(&counters, body, sizeof counters);
+  if (checksum.value() != header.checksum || !plausible(counters)) return refuse("this snapshot is damaged");
+
+  const TrackLock lock(self_, other_);
+  std::memcpy(state_.data(), body + sizeof counters, state_.bytes());
+  for (const unils_track track : kTracks) {
+    inputs_[track]->load(counters.inputs[track]);
+    lines_[track] = counters.lines[track];
+  }
+  queue_.load(counters.queue);
+  generation_ = counters.generation;
+  silent_own_frames_ = counters.silent_own_frames;
+  finished_ = counters.inputs[UNILS_TRACK_SELF].finished != 0;
+  step_times_.reset();
+  return Status();
+}
+
+// Whether a session of these options can have these counters. The engine's own part of the state is trusted, as far as
+// the checksum goes.
+bool Session::plausible(const SessionCounters& counters) const {
+  if (!FrameQueue::plausible(counters.queue) || counters.generation < 0) return false;
+  const int64_t next = counters.queue.end * hop_samples_;
+  for (const unils_track track : kTracks) {
+    const TrackLine& line = counters.lines[track];
+    if (!TrackInput::plausible(counters.inputs[track])) return false;
+    if (line.front < 0 || line.front > next || line.heard < 0) return false;
+    if (line.heard > next + (look_ahead(track) + 1) * hop_samples_) return false;
+  }
+  return counters.inputs[UNILS_TRACK_SELF].finished == counters.inputs[UNILS_TRACK_OTHER].finished;
+}
+
+Status Session::get_latency(unils_latency* latency) {
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  const double hop_ms = 1000.0 / frame_rate_;
+  latency->hop_ms = hop_ms;
+  latency->look_ahead_self_ms = hop_ms * params_.look_ahead_self;
+  latency->look_ahead_other_ms = hop_ms * params_.look_ahead_other;
+  latency->resampler_self_ms = 1000.0 * self_.delay_seconds();
+  latency->resampler_other_ms = 1000.0 * other_.delay_seconds();
+  latency->total_ms = hop_ms;
+  if (clock_.waits_for(UNILS_TRACK_SELF)) {
+    latency->total_ms = hop_ms + latency->look_ahead_self_ms + latency->resampler_self_ms;
+  }
+  if (clock_.waits_for(UNILS_TRACK_OTHER)) {
+    latency->total_ms =
+        std::max(latency->total_ms, hop_ms + latency->look_ahead_other_ms + latency->resampler_other_ms);
+  }
+  return Status();
+}
+
+Status Session::get_stats(unils_stats* stats) {
+  const Pulling pulling(pulling_);
+  UNILS_RETURN_IF_ERROR(pulling.status());
+  stats->frames = queue_.end_index();
+  stats->step_p50_us = step_times_.percentile(0.50);
+  stats->step_p95_us = step_times_.percentile(0.95);
+  stats->step_p99_us = step_times_.percentile(0.99);
+  stats->samples_self = self_.samples();
+  stats->samples_other = other_.samples();
+  stats->skew_samples = clock_mode_ == UNILS_CLOCK_SELF
+                            ? 0
+                            : end(UNILS_TRACK_SELF) + self_.pending() - end(UNILS_TRACK_OTHER) - other_.pending();
+  stats->refused_samples = self_.refused() + other_.refused();
+  stats->silent_own_frames = silent_own_frames_;
+  stats->session_bytes = sizeof *this + state_.bytes() + scratch_.bytes() + framer_.bytes() + rig_.bytes();
+  return Status();
+}
+
+}  // namespace unils

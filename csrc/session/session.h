@@ -1,0 +1,102 @@
+// Session: one conversation. It owns every stage between the caller's audio and the caller's frames, and is the only
+// code that knows them all. Its entry points are those of unils.h, where their promises stand.
+//
+// Threads: push_audio from one thread a track, everything else from one more. Pushers and the puller share the rings'
+// atomics only; a second puller is turned away by a flag.
+//
+// Time line: sample s of a track is in hop s / hop_samples. A track's ring holds what frames not yet made will hear;
+// the ring's first sample lies at TrackLine::front. Rows beyond a track's audio (look-ahead, or own audio that is
+// missing under clock OTHER) are made of silence and made again when audio comes.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "audio/track_clock.h"
+#include "audio/track_input.h"
+#include "core/arena.h"
+#include "core/status.h"
+#include "engine/step_engine.h"
+#include "features/framer.h"
+#include "postprocess/frame_queue.h"
+#include "postprocess/rig_layout.h"
+#include "session/session_spec.h"
+#include "session/snapshot.h"
+#include "session/step_times.h"
+
+namespace unils {
+
+class Session {
+ public:
+  static constexpr int64_t kMinStyleFrames = 25, kMaxStyleFrames = 500;
+
+  // UNILS_ERROR_INVALID_ARGUMENT when an option is out of range, UNILS_ERROR_OUT_OF_MEMORY.
+  static Status create(SessionSpec spec, const unils_session_options& options, std::unique_ptr<Session>* session);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  Status push_audio(unils_track track, const void* samples, unils_sample_format format, int64_t count, int sample_rate,
+                    int64_t* taken);
+  Status pull_frames(const unils_frames& frames, int64_t capacity, int64_t* count);
+  Status frames_ready(int64_t* count);
+  Status interrupt(int64_t* generation);
+  Status finish();
+  Status reset();
+  size_t snapshot_bytes() const { return sizeof(SnapshotHeader) + sizeof(SessionCounters) + state_.bytes(); }
+  Status snapshot(void* buffer, size_t bytes);
+  Status restore(const void* buffer, size_t bytes);
+  Status get_latency(unils_latency* latency);
+  Status get_stats(unils_stats* stats);
+
+ private:
+  // Where things lie: state is what a snapshot copies, scratch is what it need not.
+  struct Layout {
+    ArenaLayout state, scratch;
+    size_t rings[2], framers[2], queue, engine;
+    size_t tables[2], workspace, framer_scratch, hop, row, step_times, style;
+    Layout(const StepEngine& engine, const Framer& framer, const SessionSpec& spec, int64_t style_frames);
+  };
+
+  Session(SessionSpec spec, const unils_session_options& options, const Layout& layout, const Framer& framer,
+          Arena state, Arena scratch);
+
+  static Status check(const SessionSpec& spec, const unils_session_options& options);
+  Status start_over();
+  int look_ahead(unils_track track) const {
+    return track == UNILS_TRACK_SELF ? params_.look_ahead_self : params_.look_ahead_other;
+  }
+  int64_t end(unils_track track);
+  int64_t frames_to_make();
+  Status make_frame();
+  Status hear(unils_track track, int64_t frame);
+  Status rewind(unils_track track, int64_t row);
+  uint64_t options_hash() const;
+  bool plausible(const SessionCounters& counters) const;
+
+  std::unique_ptr<StepEngine> engine_;
+  Layout layout_;
+  Arena state_, scratch_;
+  Framer framer_;
+  RigLayout rig_;
+  TrackClock clock_;
+  StepParams params_;
+  unils_clock clock_mode_;
+  int hop_samples_;
+  int frame_rate_;
+  int64_t style_frames_;
+  uint64_t fingerprint_;
+
+  TrackInput self_, other_;
+  TrackInput* inputs_[2] = {&self_, &other_};
+  TrackLine lines_[2];
+  FrameQueue queue_;
+  int64_t generation_ = 0;
+  int64_t silent_own_frames_ = 0;
+  bool finished_ = false;
+  StepTimes step_times_;
+  std::atomic<bool> pulling_{false};  // held by the thread that does everything but pushing
+};
+
+}  // namespace unils

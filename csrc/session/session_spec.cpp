@@ -1,0 +1,46 @@
+#include "session/session_spec.h"
+
+#include "audio/resampler.h"
+#include "features/framer.h"
+#include "model/model.h"
+
+namespace unils {
+
+Status SessionSpec::from_model(std::shared_ptr<const Model> model, SessionSpec* spec) {
+  const Config& config = model->config();
+  if (config.sample_rate != Resampler::kOutputRate) {
+    return error(UNILS_ERROR_BUNDLE, "the bundle's sample_rate is %d Hz; this library runs models of %d Hz",
+                 config.sample_rate, Resampler::kOutputRate);
+  }
+  spec->rig = config.rig;
+  spec->channels = config.channels;
+  spec->features.sample_rate = config.sample_rate;
+  spec->features.window_samples = config.window_samples;
+  spec->features.step_samples = config.step_samples;
+  spec->features.fft_size = config.fft_size;
+  spec->features.mels = config.mels;
+  spec->features.low_hz = config.low_hz;
+  spec->features.high_hz = config.high_hz;
+  spec->features.floor = config.log_floor;
+  spec->hop_samples = config.hop_samples;
+  spec->frame_rate = config.frame_rate;
+  spec->look_ahead_self_max = config.sizes.look_ahead_self_max;
+  spec->look_ahead_other_max = config.sizes.look_ahead_other_max;
+  spec->fingerprint = model->fingerprint();
+  return StepEngine::create(std::move(model), &spec->engine);
+}
+
+unils_session_options SessionSpec::default_options(const Model& model) {
+  const Config& config = model.config();
+  unils_session_options options = {};
+  options.struct_size = sizeof options;
+  options.clock = UNILS_CLOCK_BOTH;
+  options.look_ahead_self = config.default_look_ahead_self;
+  options.look_ahead_other = config.default_look_ahead_other;
+  options.temperature = config.default_temperature;
+  options.top_p = config.default_top_p;
+  options.cfg_scale = config.default_cfg_scale;
+  return options;
+}
+
+}  // namespace unils
