@@ -126,7 +126,8 @@ class AliveMetrics:
         return self
 
     def _columns(self, *groups: str) -> list[int]:
-        return [self.channels.index(name) for group in groups for name in GROUPS[group]]
+        # No channel is known before the first clip.
+        return [self.channels.index(name) for group in groups for name in GROUPS[group] if name in self.channels]
 
     def _state_result(self, state: str) -> dict[str, Any]:
         spread = self.spread[state]
