@@ -152,7 +152,6 @@ class HistoryConfig:
 class PriorStageConfig:
     training: TrainingConfig = TrainingConfig()
     history: HistoryConfig = HistoryConfig()
-    dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

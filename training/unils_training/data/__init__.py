@@ -1,0 +1,1 @@
+"""Corpora: the conversation simulator (`synth`), the reader of corpora on disk (`folder`) and measured statistics (`statistics`)."""

@@ -1,0 +1,92 @@
+"""Stage 0: the motion codec, trained to give back motion through a few levels of bits a frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unils_training import losses
+from unils_training.config import Config
+from unils_training.data.clips import ClipSampler
+from unils_training.data.features import load_features
+from unils_training.models.codec import Codec
+from unils_training.rigs import group_channels
+from unils_training.stages.trainer import train_stage
+
+NAME = "codec"
+
+
+class CodecStage:
+    """See `trainer.Stage`."""
+
+    name = NAME
+
+    def __init__(self, config: Config) -> None:
+        self.config = config.codec
+        training = config.codec.training
+        train = load_features(config.corpus.path, config.corpus.train_split, config.corpus.cache)
+        val = load_features(config.corpus.path, config.corpus.val_split, config.corpus.cache)
+        self.fingerprint, self.channels = train.fingerprint, train.channels
+        self.sampler = ClipSampler(train, training.clip_frames)
+        torch.manual_seed(config.seed)
+        self.module = Codec(len(self.channels), config.model.codec)
+        self.module.motion_mean.copy_(torch.from_numpy(train.motion.mean(axis=0, dtype=np.float64)))
+        std = torch.from_numpy(train.motion.std(axis=0, dtype=np.float64))
+        self.module.motion_std.copy_(std.clamp_min(self.config.std_floor))
+        self.weights = losses.channel_weights(self.channels, self.config.channel_weights)
+        val_sampler = ClipSampler(val, training.clip_frames)
+        _, begins = val_sampler.draw(np.random.default_rng(config.seed), training.validation_clips)
+        self.val_motion = val_sampler.gather(val.motion, begins, training.clip_frames)
+
+    def loss(self, rng: np.random.Generator, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        training, codec = self.config.training, self.module
+        _, begins = self.sampler.draw(rng, training.batch_clips)
+        motion = self.sampler.gather(self.sampler.cache.motion, begins, training.clip_frames)
+        target = (motion - codec.motion_mean) / codec.motion_std
+        z = codec.encoder(target).float()
+        # Levels below the first are flipped now and then: a decoder that has to live with it smooths over the fine
+        # bits, which the generator can only draw at random.
+        flips = torch.rand(*z.shape[:-1], codec.config.levels, codec.config.bits) < self.config.bit_noise
+        flips[..., 0, :] = False
+        with torch.no_grad():
+            noisy, _ = codec.quantise_with_flips(z, flips)
+            clean = codec.latent(codec.quantise(z))
+            noise = codec.latent(noisy) - z
+        prediction = codec.decoder(z + noise).float()
+        parts = {
+            "l1": self.config.l1 * losses.weighted_l1(prediction, target, self.weights),
+            "velocity": self.config.velocity * losses.velocity_error(prediction, target, self.weights),
+            "entropy": self.config.entropy * losses.bsq_entropy(z, codec.config.gains[0]),
+            "commitment": self.config.commitment * (z - clean).square().sum(dim=-1).mean(),
+            "smoothness": self.config.smoothness * z.diff(dim=1).abs().sum(dim=-1).mean(),
+        }
+        return sum(parts.values(), torch.zeros(())), parts
+
+    def validate(self) -> dict[str, float]:
+        codec, motion = self.module, self.val_motion
+        bits = codec.quantise(codec.encode(motion))
+        decoded = codec.decode(codec.latent(bits))
+        error = (decoded - motion) / codec.motion_std
+        figures = {"loss": float((error.abs() * self.weights).mean())}
+        for group, indices in group_channels(self.channels).items():
+            figures[f"mae_{group}"] = float((decoded - motion)[..., indices].abs().mean())
+        residual = (decoded - motion).square().sum(dim=(0, 1))
+        total = (motion - motion.mean(dim=(0, 1))).square().sum(dim=(0, 1))
+        for name in ("jawOpen", "mouthClose", "mouthPucker", "eyeBlinkLeft", "headPitch"):
+            if name in self.channels:
+                i = self.channels.index(name)
+                figures[f"r2_{name}"] = float(1.0 - residual[i] / total[i].clamp_min(1e-9))
+        figures["bit_changes"] = float((bits[:, 1:] ^ bits[:, :-1]).float().mean())
+        figures["bit_changes_level_0"] = float((bits[:, 1:, 0] ^ bits[:, :-1, 0]).float().mean())
+        return figures
+
+    def result(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.module.state_dict().items()}
+
+
+def train(config: Config, resume: bool = False) -> None:
+    """Trains the codec and leaves it in the run's folder."""
+    stage = CodecStage(config)
+    facts = {"corpus": stage.fingerprint, "channels": list(stage.channels)}
+    train_stage(stage, config, config.codec.training, resume, facts)

@@ -1,0 +1,194 @@
+"""Stage 2: the prior, frozen, learns to be moved by both tracks' audio.
+
+LoRA on the prior; audio encoder, cross-attention and look-ahead tables trained in full. Without stage 1 the whole
+generator is trained from nothing instead, for comparison.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unils_training.config import Config, ConfigError
+from unils_training.export import provenance_of
+from unils_training.losses import bit_loss
+from unils_training.models.features import MELS
+from unils_training.models.generator import AudioContext
+from unils_training.models.stream import TRACKS, Sampling, StreamModel
+from unils_training.rigs import group_channels
+from unils_training.stages import prior
+from unils_training.stages.generation import (
+    LatentClips,
+    model_with_codec,
+    style_tokens,
+    validation_begins,
+)
+from unils_training.stages.lora import add_lora, merged
+from unils_training.stages.trainer import BEST, load_result, stage_folder, train_stage
+
+NAME = "dialogue"
+NAME_WITHOUT_STAGE_1 = "dialogue_no_stage_1"
+MEL_STATISTICS_FRAMES = 50_000
+MEL_STD_FLOOR = 0.5
+
+
+class LipProbe(nn.Module):
+    """Linear read-out of lip motion from three neighbouring audio rows; shapes the encoder early, never exported."""
+
+    ROWS = 3
+
+    def __init__(self, audio_width: int, lips: list[int]) -> None:
+        super().__init__()
+        self.lips = lips
+        self.read = nn.Linear(self.ROWS * audio_width, len(lips))
+
+    def forward(self, features: Tensor, motion: Tensor) -> Tensor:
+        """Mean absolute error; features (B, T + 2 or more, A) of the own track, motion (B, T, D) normalised."""
+        frames = motion.shape[1]
+        rows = torch.cat([features[:, i : i + frames] for i in range(self.ROWS)], dim=-1)
+        return (self.read(rows).float() - motion[..., self.lips]).abs().mean()
+
+
+class DialogueStage:
+    """See `trainer.Stage`."""
+
+    def __init__(self, config: Config, model: StreamModel, stage_1: bool) -> None:
+        self.name = NAME if stage_1 else NAME_WITHOUT_STAGE_1
+        self.config, self.seed, self.model = config.dialogue, config.seed, model
+        training = config.dialogue.training
+        self.clips = LatentClips(config, model, config.corpus.train_split, training.clip_frames)
+        self.val = LatentClips(config, model, config.corpus.val_split, training.clip_frames)
+        self.val_chosen, self.val_begins = validation_begins(self.val, training, config.seed)
+        self._set_mel_statistics()
+        if stage_1:
+            add_lora(model.generator, config.dialogue.lora)
+        for name, parameter in model.generator.named_parameters():
+            if "cross_" in name or "look_ahead" in name:
+                parameter.requires_grad_(True)
+        lips = group_channels(model.channels).get("lips", list(range(len(model.channels))))
+        self.probe = LipProbe(config.model.audio_encoder.width, lips)
+        self.module = nn.ModuleDict({"model": model, "probe": self.probe})
+        self.most = (config.model.look_ahead_max.self, config.model.look_ahead_max.other)
+        if min(self.most[0], self.most[1]) + 1 < LipProbe.ROWS:
+            raise ConfigError("model.look_ahead_max must be at least 2 for the lip probe to see its rows")
+
+    def _set_mel_statistics(self) -> None:
+        cache, encoder = self.clips.cache, self.model.audio_encoder
+        every = max(1, cache.frames // MEL_STATISTICS_FRAMES)
+        mels = np.concatenate([array[::every].astype(np.float32) for array in (cache.self_mel, cache.other_mel)])
+        mels = mels.reshape(-1, MELS)
+        encoder.mel_mean.copy_(torch.from_numpy(mels.mean(axis=0, dtype=np.float64)))
+        encoder.mel_std.copy_(torch.from_numpy(mels.std(axis=0, dtype=np.float64)).clamp_min(MEL_STD_FLOOR))
+
+    def _features(self, clips: LatentClips, begins: np.ndarray) -> Tensor:
+        """Encoded rows of both tracks, own track first: (2 B, T + most look-ahead, A)."""
+        frames = clips.sampler.clip_frames + max(self.most)
+        cache = clips.cache
+        rows = [clips.sampler.gather(array, begins, frames) for array in (cache.self_mel, cache.other_mel)]
+        encoded: Tensor = self.model.audio_encoder(torch.cat(rows))
+        return encoded
+
+    def _contexts(self, features: Tensor, look_ahead: tuple[Tensor, Tensor]) -> dict[str, AudioContext]:
+        frames = self.clips.sampler.clip_frames
+        halves = features.chunk(2)
+        return {
+            track: AudioContext(half[:, : frames + int(ahead.max())], ahead)
+            for track, half, ahead in zip(TRACKS, halves, look_ahead, strict=True)
+        }
+
+    def _draw_look_ahead(self, rng: np.random.Generator, clips: int) -> tuple[Tensor, Tensor]:
+        own = rng.integers(0, self.most[0] + 1, clips)
+        own[rng.random(clips) < self.config.look_ahead_self_one] = min(1, self.most[0])
+        other = rng.integers(min(1, self.most[1]), self.most[1] + 1, clips)
+        other[rng.random(clips) < self.config.look_ahead_other_zero] = 0
+        return torch.from_numpy(own), torch.from_numpy(other)
+
+    def loss(self, rng: np.random.Generator, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        training, config, model = self.config.training, self.config, self.model
+        chosen, begins = self.clips.sampler.draw(rng, training.batch_clips)
+        features = self._features(self.clips, begins)
+        motion = self.clips.sampler.gather(self.clips.cache.motion, begins, training.clip_frames)
+        normalised = (motion - model.codec.motion_mean) / model.codec.motion_std
+        probe = self.probe(features[: len(begins)], normalised)
+        if step < config.probe_steps:
+            return config.probe * probe, {"probe": probe.detach()}
+        look_ahead = self._draw_look_ahead(rng, len(begins))
+        tokens = self.clips.tokens(begins, config.history)
+        latents, kept = self.clips.draw_style(rng, chosen, begins, config.history)
+        conditional = torch.from_numpy(rng.random(len(begins)) >= config.audio_drop)
+        h = model.generator(
+            tokens.signs, style_tokens(model, latents, kept), self._contexts(features, look_ahead), conditional
+        )
+        levels = bit_loss(model.generator.logits(h, tokens.signs), tokens.targets)
+        weight = config.probe + (config.probe_final - config.probe) * progress
+        figures = {f"level_{i}": value.detach() for i, value in enumerate(levels)} | {"probe": probe.detach()}
+        return levels.mean() + weight * probe, figures
+
+    def validate(self) -> dict[str, float]:
+        """Teacher-forced bits at the default look-ahead, and how jaw and liveliness come out of free running."""
+        model, clips = self.model, len(self.val_begins)
+        features = self._features(self.val, self.val_begins)
+        ahead = (min(1, self.most[0]), 0)
+        look_ahead = (torch.full((clips,), ahead[0]), torch.full((clips,), ahead[1]))
+        tokens = self.val.tokens(self.val_begins, None)
+        latents, kept = self.val.draw_style(
+            np.random.default_rng(self.seed), self.val_chosen, self.val_begins, self.config.history
+        )
+        style = style_tokens(model, latents, torch.ones_like(kept))
+        h = model.generator(tokens.signs, style, self._contexts(features, look_ahead))
+        levels = bit_loss(model.generator.logits(h, tokens.signs), tokens.targets)
+        figures = {"loss": float(levels.mean())} | {f"level_{i}": float(value) for i, value in enumerate(levels)}
+        return figures | self._free_running(ahead)
+
+    def _free_running(self, ahead: tuple[int, int], clips: int = 16) -> dict[str, float]:
+        sampler, cache, begins = self.val.sampler, self.val.cache, self.val_begins[:clips]
+        frames = sampler.clip_frames
+        truth = sampler.gather(cache.motion, begins, frames)
+        speaking = sampler.gather(cache.speech_mask, begins, frames) > 0
+        rows = [
+            sampler.gather(array, begins, frames + extra)
+            for array, extra in zip((cache.self_mel, cache.other_mel), ahead, strict=True)
+        ]
+        sampling = Sampling(*ahead)
+        made = self.model.generate_batch(rows[0], rows[1], sampling, list(range(len(begins))))["motion"]
+        figures = {}
+        if "jawOpen" in self.model.channels and int(speaking.sum()) > 1:
+            jaw = self.model.channels.index("jawOpen")
+            pair = torch.stack((made[..., jaw][speaking], truth[..., jaw][speaking]))
+            figures["jaw_correlation"] = float(torch.corrcoef(pair)[0, 1])
+            if bool((~speaking).any()):
+                figures["jaw_silent"] = float(made[..., jaw][~speaking].mean())
+        for group, indices in group_channels(self.model.channels).items():
+            ratio = made[..., indices].std(dim=1).mean() / truth[..., indices].std(dim=1).mean().clamp_min(1e-6)
+            figures[f"std_ratio_{group}"] = float(ratio)
+        return figures
+
+    def result(self) -> dict[str, Tensor]:
+        """The whole model, adapters merged, under the names of the bundle."""
+        return {name: value.clone() for name, value in merged(self.model).state_dict().items()}
+
+
+def train(config: Config, resume: bool = False, stage_1: bool = True) -> None:
+    """Trains the dialogue stage on the run's codec and prior and leaves the whole model in the run's folder."""
+    model, facts = model_with_codec(config)
+    if stage_1:
+        stored = load_result(stage_folder(config, prior.NAME) / BEST)
+        model.generator.load_state_dict(stored["result"])
+        facts["prior"] = {name: stored[name] for name in ("step", "seconds", "figures")}
+    train_stage(DialogueStage(config, model, stage_1), config, config.dialogue.training, resume, facts)
+
+
+def load_for_export(config: Config, checkpoint: str | Path | None) -> tuple[StreamModel, dict[str, Any]]:
+    """The best model of the run, or that of a checkpoint, and its provenance."""
+    stored = load_result(checkpoint or stage_folder(config, NAME) / BEST)
+    model = StreamModel(config.model, stored["facts"]["channels"])
+    model.load_state_dict(stored["result"])
+    facts = {name: value for name, value in stored["facts"].items() if name != "channels"}
+    facts["dialogue"] = {name: stored[name] for name in ("step", "seconds", "figures")}
+    return model.eval(), {**provenance_of(config, stages=facts), "configuration": stored["config"]}
+
+
