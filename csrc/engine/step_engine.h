@@ -23,6 +23,7 @@ struct StepParams {
   float top_p = 1.0f;
   float cfg_scale = 1.0f;    // 1: the unconditional row is not computed
   uint64_t seed = 0;
+  float* logits = nullptr;       // (levels * bits), out, for tests: the frame's logits after guidance
 };
 
 class StepEngine {
@@ -49,8 +50,13 @@ class StepEngine {
   virtual Status push_row(void* state, void* workspace, Track track, const float* log_mel) const = 0;
   // Forgets rows >= row; at most kMaxRewindRows back.
   virtual Status rewind_rows(void* state, Track track, int64_t row) const = 0;
-  // Makes frame(state): motion (D) in the rig's units, not yet clamped.
+  // Makes frame(state): motion (D) in the rig's units, not yet clamped. Whether cfg_scale is 1 must not change between
+  // the frames of a session.
   virtual Status step(void* state, void* workspace, const StepParams& params, float* motion) const = 0;
+
+  // Whether bytes from outside (a snapshot) can be a state of this model: its counters and whose it is. A state that
+  // passes cannot make a later call read or write outside its block.
+  virtual Status check_state(const void* state) const = 0;
 };
 
 }  // namespace unils

@@ -1,0 +1,55 @@
+#include "backends/cpu/audio_encoder.h"
+
+#include "engine/rope.h"
+
+namespace unils {
+
+AudioEncoder::AudioEncoder(Packer* packer, const unils_stream_sizes& sizes) : sizes_(sizes) {
+  mel_mean_ = packer->values("audio_encoder.mel_mean");
+  mel_std_ = packer->values("audio_encoder.mel_std");
+  stack_ = CausalStack(packer, "audio_encoder", sizes.audio_width, sizes.audio_depth, sizes.audio_kernel,
+                       sizes.audio_expansion);
+  for (int track = 0; track < 2; ++track) {
+    std::vector<std::string> names;
+    for (int layer = 0; layer < sizes.depth; ++layer) {
+      const std::string cross = "generator.blocks." + std::to_string(layer) + (track == 0 ? ".cross_self" : ".cross_other");
+      names.push_back(cross + ".key");
+      names.push_back(cross + ".value");
+    }
+    keys_values_[track] = packer->linear(names.data(), names.size());
+  }
+}
+
+int AudioEncoder::scratch_floats() const {
+  return stack_.scratch_floats() + round_to_block(sizes_.row_values) + round_to_block(sizes_.audio_width) +
+         round_to_block(2 * sizes_.depth * sizes_.width) + 2 * round_to_block(sizes_.width / sizes_.heads);
+}
+
+void AudioEncoder::push_row(const Kernels& kernels, const StateLayout& layout, const unils_row_request& request,
+                            float* scratch) const {
+  const int track = request.track;
+  float* input = scratch;
+  float* row = input + round_to_block(sizes_.row_values);
+  float* keys_values = row + round_to_block(sizes_.audio_width);
+  float* cosines = keys_values + round_to_block(2 * sizes_.depth * sizes_.width);
+  float* sines = cosines + round_to_block(sizes_.width / sizes_.heads);
+  float* stack_scratch = sines + round_to_block(sizes_.width / sizes_.heads);
+
+  for (int i = 0; i < sizes_.row_values; i += sizes_.mels) {
+    for (int mel = 0; mel < sizes_.mels; ++mel) {
+      input[i + mel] = (request.log_mel[i + mel] - mel_mean_[mel]) / mel_std_[mel];
+    }
+  }
+  stack_.step(kernels, layout.audio[track], request.state, request.row, input, stack_scratch, row);
+  kernels.linear(keys_values_[track], row, 0, keys_values, 0, 1, false);
+
+  const int head_width = sizes_.width / sizes_.heads;
+  rope_row(request.row, head_width, cosines, sines);
+  for (int layer = 0; layer < sizes_.depth; ++layer) {
+    float* key = keys_values + 2 * layer * sizes_.width;
+    rope_rotate(key, sizes_.heads, head_width, cosines, sines, key);
+    layout.cross[track].write(request.state, layer, request.row, key, key + sizes_.width);
+  }
+}
+
+}  // namespace unils

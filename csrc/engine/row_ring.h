@@ -1,0 +1,30 @@
+// RowRing: the last rows of activations that causal convolutions look back at, one ring per block.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "core/arena.h"
+#include "core/ring.h"
+
+namespace unils {
+
+class RowRing {
+ public:
+  RowRing() = default;
+  RowRing(ArenaLayout* arena, int blocks, int width, int64_t positions)
+      : width_(width), index_(RingIndex::for_window(positions, 1)) {
+    offset_ = arena->add<float>(static_cast<size_t>(blocks * positions * width_));
+  }
+
+  // (width); position >= 0
+  float* row(void* state, int block, int64_t position) const {
+    return arena_at<float>(state, offset_) + (block * index_.capacity() + index_.slot(position)) * width_;
+  }
+
+ private:
+  size_t offset_ = 0;
+  int64_t width_ = 0;
+  RingIndex index_;
+};
+
+}  // namespace unils

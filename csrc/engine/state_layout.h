@@ -1,0 +1,40 @@
+// StateLayout: what is where in the state block of a session, the same on every backend. A state is plain data: all of it
+// zero except the header and the style prefix is a session before its first frame.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/kv_ring.h"
+#include "engine/row_ring.h"
+#include "unils/backend.h"
+
+namespace unils {
+
+struct StateHeader {
+  uint64_t model;            // Model::fingerprint() of the model that the state belongs to
+  int64_t frame;             // next to be made
+  int64_t rows[2];           // pushed, by track
+  int64_t furthest_rows[2];  // the most that were ever pushed: what bounds a rewind
+  int64_t guided_frames;     // made with guidance: all or none of them
+};
+
+struct StateLayout {
+  static constexpr int kMaxRewindRows = 16;
+  static constexpr size_t kMaxBytes = size_t{256} << 20;  // no model of a larger state is loaded
+
+  explicit StateLayout(const unils_stream_sizes& sizes);
+
+  StateHeader* header_of(void* state) const { return arena_at<StateHeader>(state, header); }
+  const StateHeader* header_of(const void* state) const { return arena_at<StateHeader>(state, header); }
+
+  size_t bytes = 0;
+  size_t header = 0;
+  size_t bits = 0;         // float (levels * bits): +-1, the bits of the last frame made, level-major
+  KvRing style;            // style tokens, without RoPE
+  KvRing self[2];          // past frames, with RoPE: [0] the conditional row, [1] the unconditional one
+  KvRing cross[2];         // audio rows by track, with RoPE
+  RowRing audio[2];        // audio encoder's blocks by track
+  RowRing decoder;         // motion decoder's blocks
+};
+
+}  // namespace unils

@@ -1,0 +1,195 @@
+#include "engine/step_engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "engine/state_layout.h"
+#include "model/model.h"
+
+namespace unils {
+namespace {
+
+constexpr int64_t kMinStyleFrames = 25, kMaxStyleFrames = 500;
+
+bool all_finite(const float* values, int64_t count) {
+  return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
+}
+
+const char* track_name(Track track) { return track == Track::kSelf ? "self" : "other"; }
+
+class BackendStepEngine final : public StepEngine {
+ public:
+  explicit BackendStepEngine(std::shared_ptr<const Model> model)
+      : model_(std::move(model)), sizes_(model_->config().sizes), layout_(sizes_) {}
+
+  size_t state_bytes() const override { return layout_.bytes; }
+  size_t workspace_bytes() const override { return model_->backend().workspace_bytes(model_->backend_model()); }
+  int row_values() const override { return sizes_.row_values; }
+  int channels() const override { return sizes_.channels; }
+
+  void reset(void* state) const override {
+    std::memset(state, 0, layout_.bytes);
+    layout_.header_of(state)->model = model_->fingerprint();
+    model_->backend().reset(model_->backend_model(), state);
+  }
+
+  Status set_style(void* state, void* workspace, const float* motion, int64_t frames) const override {
+    if (frame(state) != 0) {
+      return error(UNILS_ERROR_STATE, "style can only be set before the first frame; reset the session first");
+    }
+    if (frames == 0) {
+      model_->backend().reset(model_->backend_model(), state);
+      return Status();
+    }
+    if (motion == nullptr || frames < kMinStyleFrames || frames > kMaxStyleFrames) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "style has %lld frames; give %lld to %lld (1 to 20 seconds)",
+                   static_cast<long long>(frames), static_cast<long long>(kMinStyleFrames),
+                   static_cast<long long>(kMaxStyleFrames));
+    }
+    if (!all_finite(motion, frames * sizes_.channels)) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "style holds a value that is not finite");
+    }
+    unils_sentence why = {};
+    const unils_status status =
+        model_->backend().set_style(model_->backend_model(), state, workspace, motion, frames, &why);
+    return status == UNILS_OK ? Status() : Status(status, why.text);
+  }
+
+  int64_t frame(const void* state) const override { return layout_.header_of(state)->frame; }
+  int64_t rows(const void* state, Track track) const override {
+    return layout_.header_of(state)->rows[static_cast<int>(track)];
+  }
+
+  Status push_row(void* state, void* workspace, Track track, const float* log_mel) const override {
+    StateHeader* header = layout_.header_of(state);
+    int64_t& rows = header->rows[static_cast<int>(track)];
+    if (rows > header->frame + max_look_ahead(track)) {
+      return error(UNILS_ERROR_STATE, "row %lld of track %s is further ahead of frame %lld than any look-ahead; step first",
+                   static_cast<long long>(rows), track_name(track), static_cast<long long>(header->frame));
+    }
+    if (!all_finite(log_mel, sizes_.row_values)) {
+      return error(UNILS_ERROR_NOT_FINITE, "row %lld of track %s holds a value that is not finite",
+                   static_cast<long long>(rows), track_name(track));
+    }
+    const unils_row_request request = {state, workspace, static_cast<unils_track>(track), rows, log_mel};
+    unils_sentence why = {};
+    const unils_status status = model_->backend().push_rows(model_->backend_model(), &request, 1, &why);
+    if (status != UNILS_OK) return Status(status, why.text);
+    ++rows;
+    int64_t& furthest = header->furthest_rows[static_cast<int>(track)];
+    furthest = std::max(furthest, rows);
+    return Status();
+  }
+
+  Status rewind_rows(void* state, Track track, int64_t row) const override {
+    StateHeader* header = layout_.header_of(state);
+    int64_t& rows = header->rows[static_cast<int>(track)];
+    const int64_t furthest = header->furthest_rows[static_cast<int>(track)];
+    if (row < 0 || row > rows || row < furthest - kMaxRewindRows) {
+      return error(UNILS_ERROR_STATE, "track %s cannot go back to row %lld: it has %lld rows and keeps %d behind row %lld",
+                   track_name(track), static_cast<long long>(row), static_cast<long long>(rows), kMaxRewindRows,
+                   static_cast<long long>(furthest));
+    }
+    rows = row;
+    return Status();
+  }
+
+  Status step(void* state, void* workspace, const StepParams& params, float* motion) const override {
+    StateHeader* header = layout_.header_of(state);
+    UNILS_RETURN_IF_ERROR(check_params(*header, params));
+    const unils_step_request request = {state,
+                                        workspace,
+                                        header->frame,
+                                        params.look_ahead_self,
+                                        params.look_ahead_other,
+                                        params.temperature,
+                                        params.top_p,
+                                        params.cfg_scale,
+                                        params.seed,
+                                        motion,
+                                        params.logits};
+    unils_sentence why = {};
+    const unils_status status = model_->backend().step(model_->backend_model(), &request, 1, &why);
+    if (status != UNILS_OK) return Status(status, why.text);
+    if (!all_finite(motion, sizes_.channels)) {
+      return error(UNILS_ERROR_BUNDLE, "frame %lld is not finite: the weights of this model overflow; export it again",
+                   static_cast<long long>(header->frame));
+    }
+    ++header->frame;
+    if (params.cfg_scale != 1.0f) ++header->guided_frames;
+    return Status();
+  }
+
+  Status check_state(const void* state) const override {
+    const StateHeader* header = layout_.header_of(state);
+    if (header->model != model_->fingerprint()) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "the state belongs to another model");
+    }
+    // Far below overflow; 2^53 frames are eleven million years.
+    constexpr int64_t kMost = int64_t{1} << 53;
+    bool sound = header->frame >= 0 && header->frame < kMost &&
+                 (header->guided_frames == 0 || header->guided_frames == header->frame);
+    for (const Track track : {Track::kSelf, Track::kOther}) {
+      const int64_t rows = header->rows[static_cast<int>(track)];
+      const int64_t furthest = header->furthest_rows[static_cast<int>(track)];
+      sound = sound && rows >= 0 && rows <= furthest && furthest <= rows + kMaxRewindRows &&
+              furthest <= header->frame + 1 + max_look_ahead(track);
+    }
+    return sound ? Status() : error(UNILS_ERROR_INVALID_ARGUMENT, "the state is damaged: its counters cannot be");
+  }
+
+ private:
+  int max_look_ahead(Track track) const {
+    return track == Track::kSelf ? sizes_.look_ahead_self_max : sizes_.look_ahead_other_max;
+  }
+
+  Status check_params(const StateHeader& header, const StepParams& params) const {
+    for (const Track track : {Track::kSelf, Track::kOther}) {
+      const int look_ahead = track == Track::kSelf ? params.look_ahead_self : params.look_ahead_other;
+      if (look_ahead < 0 || look_ahead > max_look_ahead(track)) {
+        return error(UNILS_ERROR_INVALID_ARGUMENT, "look-ahead of track %s is %d frames; this model was trained for 0 to %d",
+                     track_name(track), look_ahead, max_look_ahead(track));
+      }
+      const int64_t needed = header.frame + 1 + look_ahead;
+      if (header.rows[static_cast<int>(track)] < needed) {
+        return error(UNILS_ERROR_STATE, "frame %lld needs %lld rows of track %s; %lld were pushed",
+                     static_cast<long long>(header.frame), static_cast<long long>(needed), track_name(track),
+                     static_cast<long long>(header.rows[static_cast<int>(track)]));
+      }
+    }
+    if (!(params.temperature >= 0.0f) || !std::isfinite(params.temperature)) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "temperature is %g; it must be 0 (greedy) or more",
+                   static_cast<double>(params.temperature));
+    }
+    if (!(params.top_p > 0.0f && params.top_p <= 1.0f)) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "top_p is %g; it must be above 0 and at most 1",
+                   static_cast<double>(params.top_p));
+    }
+    if (!(params.cfg_scale >= 0.0f) || !std::isfinite(params.cfg_scale)) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "cfg_scale is %g; it must be 0 or more", static_cast<double>(params.cfg_scale));
+    }
+    // The row without audio remembers its own past, which is not there if it was not computed.
+    if (params.cfg_scale != 1.0f && header.guided_frames != header.frame) {
+      return error(UNILS_ERROR_STATE, "guidance cannot be switched on after frames made without it; reset the session first");
+    }
+    if (params.cfg_scale == 1.0f && header.guided_frames != 0) {
+      return error(UNILS_ERROR_STATE, "guidance cannot be switched off after frames made with it; reset the session first");
+    }
+    return Status();
+  }
+
+  std::shared_ptr<const Model> model_;
+  const unils_stream_sizes& sizes_;
+  StateLayout layout_;
+};
+
+}  // namespace
+
+Status StepEngine::create(std::shared_ptr<const Model> model, std::unique_ptr<StepEngine>* engine) {
+  engine->reset(new (std::nothrow) BackendStepEngine(std::move(model)));
+  return *engine != nullptr ? Status() : error(UNILS_ERROR_OUT_OF_MEMORY, "there is not enough memory for a session");
+}
+
+}  // namespace unils
