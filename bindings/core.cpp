@@ -226,8 +226,8 @@ PYBIND11_MODULE(_core, m) {
                     std::optional<float>, std::optional<float>, uint64_t, std::optional<ContiguousArray<float>>>(),
            "model"_a, "clock"_a, "look_ahead_self"_a, "look_ahead_other"_a, "temperature"_a, "top_p"_a, "cfg_scale"_a,
            "seed"_a, "style"_a)
-      .def("push_int16", &Session::push_audio<int16_t>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
-      .def("push_float32", &Session::push_audio<float>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
+      .def("push_audio", &Session::push_audio<int16_t>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
+      .def("push_audio", &Session::push_audio<float>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
       .def("pull_frames", &Session::pull_frames, "max_frames"_a)
       .def("frames_ready", &Session::frames_ready)
       .def("interrupt", &Session::interrupt)

@@ -107,9 +107,7 @@ class FrameBatch(_RigFields):
     def __getitem__(self, key: slice) -> FrameBatch: ...
     def __getitem__(self, key: int | slice) -> Frame | FrameBatch:
         if isinstance(key, slice):
-            return replace(
-                self, values=self.values[key], index=self.index[key], pts_seconds=self.pts_seconds[key]
-            )
+            return replace(self, values=self.values[key], index=self.index[key], pts_seconds=self.pts_seconds[key])
         return Frame(
             values=self.values[key],
             channels=self.channels,

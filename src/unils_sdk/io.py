@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     A full disk or a missing permission is a `FileError` with a sentence, and what was at `target` stays as it was.
     """
     final = Path(target).resolve()
-    temporary = final.with_name(f".{final.stem}.{secrets.token_hex(4)}{final.suffix}")
+    temporary = final.with_name(f".{final.stem}.{os.urandom(4).hex()}{final.suffix}")
     try:
         if final.exists() and not final.is_file():
             raise FileError(f"cannot write {target}: it exists and is not a regular file")

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from unils_sdk.errors import InvalidArgumentError
 from unils_sdk.frames import FrameBatch
+from unils_sdk.io import Audio, read_audio
 from unils_sdk.model import Model
-from unils_sdk.session import Samples, Session, check_sample_rate, to_mono
+from unils_sdk.session import Mono, Samples, Session, check_sample_rate, to_mono
 
-Source: TypeAlias = str | os.PathLike[str] | Samples
+Source: TypeAlias = str | os.PathLike[str] | Samples | Audio
 
 _CHUNK_SECONDS = 1
 # With clock `other`, own audio must be there when its turn comes; well below the 10 s that a ring holds.
@@ -25,7 +26,7 @@ _OWN_LEAD_CHUNKS = 2
 @dataclass
 class _Track:
     name: str
-    samples: npt.NDArray[np.int16] | npt.NDArray[np.float32]
+    samples: Mono
     sample_rate: int
     position: int = 0
 
@@ -40,7 +41,8 @@ class _Track:
     def pad_to(self, seconds: float) -> None:
         missing = int(seconds * self.sample_rate) - len(self.samples)
         if missing > 0:
-            self.samples = np.pad(self.samples, (0, missing))
+            silence: Mono = np.zeros(missing, self.samples.dtype)
+            self.samples = np.concatenate([self.samples, silence])
 
     def push_until(self, session: Session, seconds: int) -> None:
         end = min(seconds * self.sample_rate, len(self.samples))
@@ -64,9 +66,9 @@ def animate(
 ) -> FrameBatch:
     """The face of `self` over a whole recording: the same frames as a `Session` makes while it is being spoken.
 
-    self, other: a file of any audio format (more channels are mixed into one), or samples as `Session.push_audio` takes
-        them, at `sample_rate`. The shorter track ends in silence. One of them may be None: a face that only
-        speaks, or only listens.
+    self, other: a file of any audio format (more channels are mixed into one), an `io.Audio`, or samples as
+        `Session.push_audio` takes them, at `sample_rate`. The shorter track ends in silence. One of them may be None: a
+        face that only speaks, or only listens.
     clock: as for `Session`; by default `both`, or the track that is given.
     progress: called with (frames made, frames in all) as it goes.
 
@@ -114,8 +116,7 @@ def animate(
 
 def _open(name: str, source: Source, sample_rate: int) -> _Track:
     if isinstance(source, (str, os.PathLike)):
-        from unils_sdk.io import read_audio
-
-        audio = read_audio(source)
-        return _Track(name, audio.samples, audio.sample_rate)
+        source = read_audio(source)
+    if isinstance(source, Audio):
+        return _Track(name, source.samples, source.sample_rate)
     return _Track(name, to_mono(source), check_sample_rate(sample_rate))

@@ -15,7 +15,8 @@ from unils_sdk.errors import InvalidArgumentError, InvalidTypeError
 from unils_sdk.frames import FrameBatch
 from unils_sdk.model import Model
 
-Samples: TypeAlias = npt.NDArray[np.int16] | npt.NDArray[np.float32] | bytes | bytearray | memoryview
+Mono: TypeAlias = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+Samples: TypeAlias = Mono | bytes | bytearray | memoryview
 
 TRACKS = ("self", "other")
 CLOCKS = ("both", "other", "self")
@@ -135,10 +136,7 @@ class Session:
                 f"track must be 'self' (the avatar's own voice) or 'other' (the other person's), not {track!r}"
             )
         rate = self._sample_rate if sample_rate is None else check_sample_rate(sample_rate)
-        mono = to_mono(samples)
-        if mono.dtype == np.int16:
-            return self._core.push_int16(TRACKS.index(track), mono, rate)
-        return self._core.push_float32(TRACKS.index(track), mono, rate)
+        return self._core.push_audio(TRACKS.index(track), to_mono(samples), rate)
 
     def pull_frames(self, max_frames: int | None = None) -> FrameBatch:
         """Make every frame that can be made now, up to `max_frames`. Never waits for audio; may return no frames."""
@@ -240,7 +238,9 @@ def _style(model: Model, style: npt.ArrayLike | FrameBatch) -> npt.NDArray[np.fl
     try:
         motion = np.asarray(style.values if isinstance(style, FrameBatch) else style, dtype=np.float32)
     except (TypeError, ValueError):
-        raise InvalidTypeError(f"style must be an array of numbers or a FrameBatch, not {type(style).__name__}") from None
+        raise InvalidTypeError(
+            f"style must be an array of numbers or a FrameBatch, not {type(style).__name__}"
+        ) from None
     channels = len(model.info.channels)
     if motion.ndim != 2 or motion.shape[1] != channels:
         raise InvalidArgumentError(
@@ -249,7 +249,7 @@ def _style(model: Model, style: npt.ArrayLike | FrameBatch) -> npt.NDArray[np.fl
     return np.ascontiguousarray(motion)
 
 
-def to_mono(samples: Samples) -> npt.NDArray[np.int16] | npt.NDArray[np.float32]:
+def to_mono(samples: Samples) -> Mono:
     """The samples as an aligned, contiguous array (n,): a view where that is possible."""
     if isinstance(samples, (bytes, bytearray, memoryview)):
         return _pcm16(samples)
@@ -281,7 +281,8 @@ def _pcm16(data: bytes | bytearray | memoryview) -> npt.NDArray[np.int16]:
         )
     if view.nbytes % 2:
         raise InvalidArgumentError(
-            f"16-bit PCM has two bytes a sample, but {view.nbytes} bytes were given; keep the odd byte for the next push"
+            f"16-bit PCM has two bytes a sample, but {view.nbytes} bytes were given; "
+            "keep the odd byte for the next push"
         )
     if not view.nbytes:  # which NumPy refuses to view
         return np.empty(0, np.int16)

@@ -1,0 +1,88 @@
+"""`unils doctor`: what is installed here and what works."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+from unils_sdk import _core
+from unils_sdk.bench import machine
+from unils_sdk.errors import UnilsError
+from unils_sdk.model import BUNDLED_MODEL, Model
+from unils_sdk.session import Session
+
+_REQUIRED = ("numpy", "av", "pillow", "tqdm")
+_TRAINING = ("torch", "peft", "safetensors", "scipy", "soundfile", "tensorboard", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `ok` is None where a thing is merely absent and nothing needs it."""
+
+    subject: str
+    ok: bool | None
+    detail: str
+
+
+def examine(model_path: str | None = None) -> list[Finding]:
+    """Look at versions, backends, the model and the optional parts; it never raises for what it finds."""
+    here = machine()
+    return [
+        Finding("unils-sdk", True, f"{_core.version()}, C interface {_core.abi_version()}, {_package_folder()}"),
+        Finding("python", True, f"{here['python']}, {sys.executable}"),
+        Finding("machine", True, f"{here['cpu']}, {here['cores']} cores, {here['system']}"),
+        *(Finding(f"backend {name}", score > 0 or None, detail) for name, score, detail in _core.backends()),
+        _model(model_path),
+        *(_package(name, required=True) for name in _REQUIRED),
+        _training(),
+        _program("espeak-ng", "speaks the training corpus; needed by unils-train synth only"),
+    ]
+
+
+def _package_folder() -> str:
+    return os.path.dirname(os.path.abspath(_core.__file__))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _package(name: str, *, required: bool) -> Finding:
+    version = _version(name)
+    return Finding(name, True if version else (False if required else None), version or "not installed")
+
+
+def _model(path: str | None) -> Finding:
+    subject = "model" if path else "bundled model"
+    try:
+        model = Model.load(path)
+        session = Session(model)
+        while not session.frames_ready:
+            for track in ("self", "other"):
+                session.push_audio(bytes(2 * model.info.hop_samples), track, model.info.sample_rate)
+        session.pull_frames()
+    except UnilsError as error:
+        return Finding(subject, False, str(error))
+    info = model.info
+    detail = f"{info.parameters / 1e6:.2f} M parameters, {info.rig}, backend {info.backend}"
+    isa = f" ({info.backend_detail})" if info.backend_detail else ""
+    return Finding(subject, True, f"{detail}{isa}, makes frames, {path or BUNDLED_MODEL}")
+
+
+def _training() -> Finding:
+    versions = {name: _version(name) for name in _TRAINING}
+    missing = [name for name, version in versions.items() if version is None]
+    if missing:
+        return Finding("training", None, f"not installed ({', '.join(missing)}): pip install 'unils-sdk[training]'")
+    return Finding("training", True, ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _program(name: str, purpose: str) -> Finding:
+    path = shutil.which(name)
+    return Finding(name, True if path else None, path or f"not installed ({purpose})")
