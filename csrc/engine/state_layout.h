@@ -1,5 +1,5 @@
 // StateLayout: what is where in the state block of a session, the same on every backend. A state is plain data: all of it
-// zero except the header and the style prefix is a session before its first frame.
+// zero except the style prefix is a session before its first frame.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +11,6 @@
 namespace unils {
 
 struct StateHeader {
-  uint64_t model;            // Model::fingerprint() of the model that the state belongs to
   int64_t frame;             // next to be made
   int64_t rows[2];           // pushed, by track
   int64_t furthest_rows[2];  // the most that were ever pushed: what bounds a rewind

@@ -31,7 +31,6 @@ class BackendStepEngine final : public StepEngine {
 
   void reset(void* state) const override {
     std::memset(state, 0, layout_.bytes);
-    layout_.header_of(state)->model = model_->fingerprint();
     model_->backend().reset(model_->backend_model(), state);
   }
 
@@ -120,24 +119,6 @@ class BackendStepEngine final : public StepEngine {
     ++header->frame;
     if (params.cfg_scale != 1.0f) ++header->guided_frames;
     return Status();
-  }
-
-  Status check_state(const void* state) const override {
-    const StateHeader* header = layout_.header_of(state);
-    if (header->model != model_->fingerprint()) {
-      return error(UNILS_ERROR_INVALID_ARGUMENT, "the state belongs to another model");
-    }
-    // Far below overflow; 2^53 frames are eleven million years.
-    constexpr int64_t kMost = int64_t{1} << 53;
-    bool sound = header->frame >= 0 && header->frame < kMost &&
-                 (header->guided_frames == 0 || header->guided_frames == header->frame);
-    for (const Track track : {Track::kSelf, Track::kOther}) {
-      const int64_t rows = header->rows[static_cast<int>(track)];
-      const int64_t furthest = header->furthest_rows[static_cast<int>(track)];
-      sound = sound && rows >= 0 && rows <= furthest && furthest <= rows + kMaxRewindRows &&
-              furthest <= header->frame + 1 + max_look_ahead(track);
-    }
-    return sound ? Status() : error(UNILS_ERROR_INVALID_ARGUMENT, "the state is damaged: its counters cannot be");
   }
 
  private:

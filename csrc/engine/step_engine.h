@@ -53,10 +53,6 @@ class StepEngine {
   // Makes frame(state): motion (D) in the rig's units, not yet clamped. Whether cfg_scale is 1 must not change between
   // the frames of a session.
   virtual Status step(void* state, void* workspace, const StepParams& params, float* motion) const = 0;
-
-  // Whether bytes from outside (a snapshot) can be a state of this model: its counters and whose it is. A state that
-  // passes cannot make a later call read or write outside its block.
-  virtual Status check_state(const void* state) const = 0;
 };
 
 }  // namespace unils
