@@ -82,6 +82,7 @@ class StreamModel(nn.Module):
 
         return read_bundle(folder)
 
+    @torch.no_grad()
     def init_state(self, batch: int = 1, style: Tensor | None = None) -> StreamState:
         """A fresh stream. style: motion (n, D), or (B, n, D) with one clip each, in the rig's units; None is no style."""
         tokens = self.generator.null_style(batch) if style is None else self.encode_style(style).expand(batch, -1, -1)
@@ -114,12 +115,14 @@ class StreamModel(nn.Module):
         z = self.codec.encode(style.float())
         return self.generator.style_tokens(self.codec.latent(self.codec.quantise(z)))
 
+    @torch.no_grad()
     def push_row(self, state: StreamState, track: str, row: Tensor) -> Tensor:
         """Appends one log-mel row (B, 256) of a track and returns its features (B, A)."""
         features = self.audio_encoder.step(row, state.encoder_histories[track])
         self.generator.push_row(state.generator, track, features)
         return features
 
+    @torch.no_grad()
     def step(self, state: StreamState, sampling: Sampling, seeds: npt.NDArray[np.uint64]) -> Step:
         """Makes the next frame of B clips; seeds (B,) uint64. The rows pushed must be exactly frame + 1 + look-ahead."""
         generator, d = self.generator, self.config.codec.bits
