@@ -29,7 +29,7 @@ class ClipSampler:
     def __post_init__(self) -> None:
         if self._room().max() < 0:
             raise ValueError(
-                f"no conversation of {self.cache.split} has {self.clip_frames + self.extra_rows} frames; use shorter clips"
+                f"no conversation of {self.cache.split} has {self.clip_frames + self.extra_rows} frames: shorten clips"
             )
 
     def _room(self) -> npt.NDArray[np.int64]:
@@ -62,7 +62,7 @@ class ClipSampler:
         offsets, persons = self.cache.offsets, np.array(self.cache.persons)
         lengths = np.diff(offsets)
         begins = []
-        for conversation, begin in zip(chosen, avoid):
+        for conversation, begin in zip(chosen, avoid, strict=True):
             others = np.flatnonzero((persons == persons[conversation]) & (lengths >= frames))
             others = others[others != conversation] if len(others) > 1 else others
             source = int(rng.choice(others)) if len(others) else int(conversation)

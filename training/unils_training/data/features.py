@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -60,7 +61,8 @@ class FeatureCache:
         if not path.exists():
             parts = []
             with torch.inference_mode():
-                for begin, end in tqdm(list(zip(self.offsets[:-1], self.offsets[1:])), desc=f"latents {self.split}"):
+                bounds = list(itertools.pairwise(self.offsets))
+                for begin, end in tqdm(bounds, desc=f"latents {self.split}"):
                     parts.append(encode(torch.from_numpy(self.motion[begin:end].copy())[None])[0].numpy())
             _save_atomically(path, np.concatenate(parts).astype(np.float16))
         return np.load(path, mmap_mode="r")
@@ -110,9 +112,14 @@ def _build(
     for name, dtype in ARRAYS.items():
         shape = (int(offsets[-1]), *widths[name])
         np.lib.format.open_memmap(folder / f"{split}.{name}.npy", "w+", dtype=dtype, shape=shape).flush()
-    jobs = [(corpus / name, folder, split, int(a), int(b)) for name, a, b in zip(ids, offsets[:-1], offsets[1:])]
+    jobs = [
+        (corpus / name, folder, split, int(a), int(b))
+        for name, (a, b) in zip(ids, itertools.pairwise(offsets), strict=True)
+    ]
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         persons = list(tqdm(pool.map(_fill, jobs, chunksize=4), total=len(jobs), desc=f"features {split}"))
     np.save(folder / f"{split}.offsets.npy", offsets)
     described.write_text(json.dumps({"version": VERSION, "fingerprint": fingerprint, "persons": persons}))
