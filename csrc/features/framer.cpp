@@ -28,13 +28,8 @@ Framer::Framer(const LogMelConfig& config, int hop_samples)
       steps_(hop_samples / config.step_samples),
       history_(config.window_samples - config.step_samples) {}
 
-size_t Framer::scratch_floats() const {
-  return static_cast<size_t>(history_ + hop_samples_) + log_mel_.scratch_floats();
-}
-
-void Framer::row(float* state, float* scratch, int64_t row, const float* hop, float* values) const {
-  float* line = scratch;  // history, then the hop
-  float* log_mel_scratch = line + history_ + hop_samples_;
+// line: the history, then the hop.
+void Framer::row(float* state, float* line, double* scratch, int64_t row, const float* hop, float* values) const {
   if (row == 0) {
     std::fill(line, line + history_, 0.0f);
   } else {
@@ -44,7 +39,7 @@ void Framer::row(float* state, float* scratch, int64_t row, const float* hop, fl
   std::copy(hop, hop + hop_samples_, line + history_);
   const LogMelConfig& config = log_mel_.config();
   for (int step = 0; step < steps_; ++step) {
-    log_mel_.window(line + step * config.step_samples, values + step * config.mels, log_mel_scratch);
+    log_mel_.window(line + step * config.step_samples, values + step * config.mels, scratch);
   }
   std::copy(line + hop_samples_, line + hop_samples_ + history_, state + kRows.slot(row) * history_);
 }

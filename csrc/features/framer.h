@@ -21,9 +21,11 @@ class Framer {
 
   int row_values() const { return steps_ * log_mel_.config().mels; }  // time-major
   size_t state_floats() const { return static_cast<size_t>(kKeptRows * history_); }  // zeroed: silence before row 0
-  size_t scratch_floats() const;
-  // hop: (hop_samples) of frame `row`; values: (row_values()). Rows 0, 1, 2, ..., or again any of the last kKeptRows.
-  void row(float* state, float* scratch, int64_t row, const float* hop, float* values) const;
+  size_t scratch_floats() const { return static_cast<size_t>(history_ + hop_samples_); }
+  size_t scratch_doubles() const { return log_mel_.scratch_doubles(); }
+  // line: (scratch_floats()); scratch: (scratch_doubles()); hop: (hop_samples) of frame `row`; values: (row_values()).
+  // Rows come in order, 0, 1, 2, ..., or again after a rewind of less than kKeptRows.
+  void row(float* state, float* line, double* scratch, int64_t row, const float* hop, float* values) const;
   size_t bytes() const { return log_mel_.bytes(); }
 
  private:

@@ -28,7 +28,7 @@ Status LogMel::check(const LogMelConfig& config) {
 LogMel::LogMel(const LogMelConfig& config) : config_(config), fft_(config.fft_size) {
   constexpr double kPi = 3.14159265358979323846;
   for (int i = 0; i < config.window_samples; ++i) {
-    hann_.push_back(static_cast<float>(0.5 - 0.5 * std::cos(2.0 * kPi * i / config.window_samples)));
+    hann_.push_back(0.5 - 0.5 * std::cos(2.0 * kPi * i / config.window_samples));
   }
   const double low = hz_to_mel(config.low_hz);
   const double step = (hz_to_mel(config.high_hz) - low) / (config.mels + 1);
@@ -44,33 +44,32 @@ LogMel::LogMel(const LogMelConfig& config) : config_(config), fft_(config.fft_si
       if (weight <= 0.0) continue;
       if (filter.count == 0) filter.first = bin;
       ++filter.count;
-      weights_.push_back(static_cast<float>(weight));
+      weights_.push_back(weight);
     }
     filters_.push_back(filter);
   }
 }
 
-size_t LogMel::scratch_floats() const {
-  return static_cast<size_t>(config_.fft_size + fft_.bins() + fft_.scratch_floats());
+size_t LogMel::scratch_doubles() const {
+  return static_cast<size_t>(config_.fft_size + fft_.bins() + fft_.scratch_doubles());
 }
 
 size_t LogMel::bytes() const {
-  return fft_.bytes() + (hann_.capacity() + weights_.capacity()) * sizeof(float) + filters_.capacity() * sizeof(Filter);
+  return fft_.bytes() + (hann_.capacity() + weights_.capacity()) * sizeof(double) + filters_.capacity() * sizeof(Filter);
 }
 
-void LogMel::window(const float* samples, float* energies, float* scratch) const {
-  float* signal = scratch;
-  float* power = signal + config_.fft_size;
+void LogMel::window(const float* samples, float* energies, double* scratch) const {
+  double* signal = scratch;
+  double* power = signal + config_.fft_size;
   for (int i = 0; i < config_.window_samples; ++i) signal[i] = samples[i] * hann_[static_cast<size_t>(i)];
-  std::fill(signal + config_.window_samples, signal + config_.fft_size, 0.0f);
+  std::fill(signal + config_.window_samples, signal + config_.fft_size, 0.0);
   fft_.power(signal, power, power + fft_.bins());
-  const auto floor = static_cast<float>(config_.floor);
   for (int mel = 0; mel < config_.mels; ++mel) {
     const Filter& filter = filters_[static_cast<size_t>(mel)];
-    const float* weights = weights_.data() + filter.weights;
-    float energy = 0.0f;
+    const double* weights = weights_.data() + filter.weights;
+    double energy = 0.0;
     for (int i = 0; i < filter.count; ++i) energy += weights[i] * power[filter.first + i];
-    energies[mel] = std::log(std::max(energy, floor));
+    energies[mel] = std::log(static_cast<float>(std::max(energy, config_.floor)));
   }
 }
 

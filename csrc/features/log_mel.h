@@ -27,9 +27,9 @@ class LogMel {
   explicit LogMel(const LogMelConfig& config);  // a checked config
 
   const LogMelConfig& config() const { return config_; }
-  size_t scratch_floats() const;
-  // samples: (window_samples) in [-1, 1]; energies: (mels); scratch: (scratch_floats()).
-  void window(const float* samples, float* energies, float* scratch) const;
+  size_t scratch_doubles() const;
+  // samples: (window_samples) in [-1, 1]; energies: (mels); scratch: (scratch_doubles()).
+  void window(const float* samples, float* energies, double* scratch) const;
   size_t bytes() const;  // of the tables
 
  private:
@@ -41,9 +41,9 @@ class LogMel {
 
   LogMelConfig config_;
   RealFft fft_;
-  std::vector<float> hann_;      // (window_samples)
+  std::vector<double> hann_;     // (window_samples)
   std::vector<Filter> filters_;  // (mels)
-  std::vector<float> weights_;
+  std::vector<double> weights_;
 };
 
 }  // namespace unils

@@ -46,7 +46,8 @@ Session::Layout::Layout(const StepEngine& engine, const Framer& framer, const Se
   queue = state.add<float>(FrameQueue::value_floats(static_cast<int>(spec.channels.size())));
   this->engine = state.add<char>(engine.state_bytes());
   workspace = scratch.add<char>(engine.workspace_bytes());
-  framer_scratch = scratch.add<float>(framer.scratch_floats());
+  framer_line = scratch.add<float>(framer.scratch_floats());
+  framer_scratch = scratch.add<double>(framer.scratch_doubles());
   hop = scratch.add<float>(static_cast<size_t>(spec.hop_samples));
   row = scratch.add<float>(static_cast<size_t>(framer.row_values()));
   step_times = scratch.add<float>(StepTimes::kFloats);
@@ -276,8 +277,8 @@ Status Session::hear(unils_track track, int64_t frame) {
     const int64_t count = std::clamp<int64_t>(end - start, 0, hop_samples_);
     input.peek(start - line.front, count, hop);
     std::fill(hop + count, hop + hop_samples_, 0.0f);
-    framer_.row(state_.at<float>(layout_.framers[track]), scratch_.at<float>(layout_.framer_scratch), row, hop,
-                row_values);
+    framer_.row(state_.at<float>(layout_.framers[track]), scratch_.at<float>(layout_.framer_line),
+                scratch_.at<double>(layout_.framer_scratch), row, hop, row_values);
     UNILS_RETURN_IF_ERROR(engine_->push_row(engine_state, scratch_.at<char>(layout_.workspace), engine_track(track),
                                             row_values));
     if (count > 0) line.heard = start + count;
@@ -404,11 +405,24 @@ Status Session::restore(const void* buffer, size_t bytes) {
   silent_own_frames_ = counters.silent_own_frames;
   finished_ = counters.inputs[UNILS_TRACK_SELF].finished != 0;
   step_times_.reset();
-  return Status();
+  if (engine_plausible()) return Status();
+  UNILS_RETURN_IF_ERROR(start_over());
+  return refuse("this snapshot contradicts itself; the session was reset");
 }
 
-// Whether a session of these options can have these counters. The engine's own part of the state is trusted, as far as
-// the checksum goes.
+bool Session::engine_plausible() const {
+  const void* engine_state = state_.at<char>(layout_.engine);
+  const int64_t next = queue_.end_index();
+  const int64_t frame = engine_->frame(engine_state);
+  if (frame < next || frame > next + 1) return false;
+  for (const unils_track track : kTracks) {
+    const int64_t rows = engine_->rows(engine_state, engine_track(track));
+    if (rows < next || rows > next + 1 + look_ahead(track) || lines_[track].heard > rows * hop_samples_) return false;
+  }
+  return true;
+}
+
+// Whether a session of these options can have these counters.
 bool Session::plausible(const SessionCounters& counters) const {
   if (!FrameQueue::plausible(counters.queue) || counters.generation < 0) return false;
   const int64_t next = counters.queue.end * hop_samples_;

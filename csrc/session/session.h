@@ -55,7 +55,7 @@ class Session {
   struct Layout {
     ArenaLayout state, scratch;
     size_t rings[2], framers[2], queue, engine;
-    size_t tables[2], workspace, framer_scratch, hop, row, step_times, style;
+    size_t tables[2], workspace, framer_line, framer_scratch, hop, row, step_times, style;
     Layout(const StepEngine& engine, const Framer& framer, const SessionSpec& spec, int64_t style_frames);
   };
 
@@ -74,6 +74,7 @@ class Session {
   Status rewind(unils_track track, int64_t row);
   uint64_t options_hash() const;
   bool plausible(const SessionCounters& counters) const;
+  bool engine_plausible() const;
 
   std::unique_ptr<StepEngine> engine_;
   Layout layout_;
