@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from unils_training.rigs import ARKIT_CHANNELS
 
 HOP = 640

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from unils_training.config import load_config
 from unils_training.models.codec import Codec
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from unils_training import export
 from unils_training.cli import main
 from unils_training.config import load_config

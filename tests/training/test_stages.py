@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from unils_training.cli import main
 from unils_training.config import Config, ConfigError, LoraConfig, load_config, to_dict
 from unils_training.data.clips import ClipSampler
@@ -65,7 +66,9 @@ def test_dialogue_leaves_the_prior_as_it_was_except_for_adapters(trained: Config
         change = after[f"generator.{name}"] - before[name]
         assert change.abs().max() > 0, name
         assert torch.linalg.matrix_rank(change) <= trained.dialogue.lora.rank, name
-    assert not torch.equal(before["blocks.0.cross_self.query.weight"], after["generator.blocks.0.cross_self.query.weight"])
+    assert not torch.equal(
+        before["blocks.0.cross_self.query.weight"], after["generator.blocks.0.cross_self.query.weight"]
+    )
 
 
 def test_without_stage_1_the_whole_generator_is_trained(trained: Config) -> None:

@@ -1,10 +1,11 @@
-"""The stream model: streaming equals parallel, nothing sees beyond its look-ahead, windows are what the contract says."""
+"""The stream model: streaming equals parallel, nothing sees beyond its look-ahead, windows are as the contract says."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+
 from unils_training.config import ModelConfig, load_config
 from unils_training.export import randomise
 from unils_training.models.features import HOP_SAMPLES, log_mel_rows
@@ -42,9 +43,7 @@ def parallel_logits(
     signs = signs_of(out["bits"])
     tokens = model.generator.null_style(1) if style is None else model.encode_style(torch.from_numpy(style))
     contexts = {
-        track: AudioContext(
-            model.audio_encoder(torch.from_numpy(out[f"{track}_rows"])[None]), torch.tensor([ahead])
-        )
+        track: AudioContext(model.audio_encoder(torch.from_numpy(out[f"{track}_rows"])[None]), torch.tensor([ahead]))
         for track, ahead in zip(("self", "other"), look_ahead, strict=True)
     }
     cond = model.generator.logits(model.generator(signs, tokens, contexts), signs)
@@ -86,7 +85,11 @@ def test_audio_after_frame_plus_look_ahead_changes_nothing_before(model: StreamM
     changed = {name: value.copy() for name, value in audio.items()}
     frame = 17
     changed[track][(frame + 1 + ahead) * HOP_SAMPLES :] = 0.3
-    options = {f"look_ahead_{track}": ahead, f"look_ahead_{'other' if track == 'self' else 'self'}": 0, "cfg_scale": 1.5}
+    options = {
+        f"look_ahead_{track}": ahead,
+        f"look_ahead_{'other' if track == 'self' else 'self'}": 0,
+        "cfg_scale": 1.5,
+    }
     before = model.generate(audio["self"], audio["other"], **options)
     after = model.generate(changed["self"], changed["other"], **options)
     np.testing.assert_array_equal(before["logits"][: frame + 1], after["logits"][: frame + 1])
@@ -126,9 +129,7 @@ def test_a_frame_sees_exactly_its_windows(model: StreamModel, config: ModelConfi
 
 def test_a_clip_without_condition_equals_the_prior(model: StreamModel) -> None:
     signs = torch.randint(0, 2, (2, 20, 16)).float() * 2 - 1
-    contexts = {
-        track: AudioContext(torch.randn(2, 24, 32), torch.tensor([1, 2])) for track in ("self", "other")
-    }
+    contexts = {track: AudioContext(torch.randn(2, 24, 32), torch.tensor([1, 2])) for track in ("self", "other")}
     style = model.generator.null_style(2)
     with torch.no_grad():
         mixed = model.generator(signs, style, contexts, torch.tensor([True, False]))

@@ -59,10 +59,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", default="bundled", help='a TOML file, or the name of a packaged one ("bundled", "tiny")')
+    command.add_argument(
+        "--config", default="bundled", help='a TOML file, or the name of a packaged one ("bundled", "tiny")'
+    )
     command.add_argument("--corpus", help="folder of the corpus")
     command.add_argument("--run-dir", help="folder of checkpoints and logs")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a configuration value")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a configuration value"
+    )
 
 
 def _config(options: argparse.Namespace) -> Config:

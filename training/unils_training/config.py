@@ -200,7 +200,7 @@ class Config:
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a TOML file, or the packaged configuration of that name ("bundled", "tiny"), and applies `a.b=value` overrides.
+    """Reads a TOML file, or the packaged configuration of that name ("bundled"), and applies `a.b=value` overrides.
 
     Raises:
         ConfigError: a key that does not exist, a value of the wrong type, or no such file.
@@ -260,7 +260,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
             raise ConfigError(f"{key} must have {len(kinds)} values")
-        return tuple(_convert(item_kind, item, key) for item_kind, item in zip(kinds, value))
+        return tuple(_convert(item_kind, item, key) for item_kind, item in zip(kinds, value, strict=True))
     if origin is typing.Literal:
         if value not in arguments:
             raise ConfigError(f"{key} must be one of {', '.join(map(str, arguments))}, not {value!r}")

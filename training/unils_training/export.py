@@ -25,7 +25,9 @@ class BundleError(ValueError):
     """A folder that is not a bundle of this family; the message says why."""
 
 
-def describe(model: StreamModel, defaults: DefaultsConfig, provenance: Mapping[str, Any], licence: str) -> dict[str, Any]:
+def describe(
+    model: StreamModel, defaults: DefaultsConfig, provenance: Mapping[str, Any], licence: str
+) -> dict[str, Any]:
     """`model.json` without its `weights` entry."""
     config = model.config
     return {
@@ -129,7 +131,9 @@ def randomise(model: StreamModel, seed: int) -> None:
             else:
                 normal(tensor, 0.0, 0.5)
         normal(model.audio_encoder.mel_mean, -6.0, 0.5)
-        model.audio_encoder.mel_std.copy_(3.0 + 0.3 * torch.rand(model.audio_encoder.mel_std.shape, generator=generator))
+        model.audio_encoder.mel_std.copy_(
+            3.0 + 0.3 * torch.rand(model.audio_encoder.mel_std.shape, generator=generator)
+        )
         normal(model.codec.motion_mean, 0.1, 0.05)
         model.codec.motion_std.copy_(0.05 + 0.1 * torch.rand(model.codec.motion_std.shape, generator=generator))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 ENTROPY_SHARPNESS = 8.0
 
@@ -32,7 +32,7 @@ def velocity_error(prediction: Tensor, target: Tensor, weights: Tensor) -> Tenso
 
 
 def bsq_entropy(residual: Tensor, gain: float) -> Tensor:
-    """Entropy of each bit (to be small: no bit near its threshold) minus that of its mean (to be large: every bit used).
+    """Entropy of each bit (small: none near its threshold) minus that of its mean (large: every bit used).
 
     After Zhao et al., "Image and video tokenization with binary spherical quantization", 2024. residual (…, d).
     """
@@ -47,5 +47,5 @@ def _binary_entropy(p: Tensor) -> Tensor:
 
 def bit_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy by level, (L,) nats a bit; logits and bool targets (B, T, L, d)."""
-    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
+    loss = functional.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
     return loss.mean(dim=(0, 1, 3))

@@ -88,7 +88,7 @@ class Codec(nn.Module):
             flips: (…, L, d) bool, where a bit is to be wrong.
 
         Returns:
-            The flipped bits and, for every level, the right bits given the flipped levels before it; (…, L, d) bool each.
+            The flipped bits and, for every level, the right bits given the levels before it; (…, L, d) bool each.
         """
         residual, bits, targets = z, [], []
         for level, gain in enumerate(self.config.gains):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unils_training.config import AudioEncoderConfig, CodecConfig, GeneratorConfig, LookAheadConfig
 from unils_training.models.layers import NORM_EPS, gelu, rope, rope_table
@@ -22,7 +22,7 @@ MASKED = -1e30
 class AudioContext:
     """Encoded audio of a batch of clips.
 
-    `features` (B, J, A) whose row j belongs to frame j of the clip; `look_ahead` (B,) int64 frames that each clip may see.
+    `features` (B, J, A), row j for frame j of the clip; `look_ahead` (B,) int64 frames that each clip may see.
     """
 
     features: Tensor
@@ -49,7 +49,9 @@ class SelfAttention(nn.Module):
         # [rotated | 0] for frames and [0 | plain] for the prefix.
         rotated_q, rotated_k = rope(q, table).to(q.dtype), rope(k, table).to(k.dtype)
         queries = torch.cat((rotated_q, q), dim=-1)
-        keys = torch.cat((F.pad(prefix_k, (prefix_k.shape[-1], 0)), F.pad(rotated_k, (0, k.shape[-1]))), dim=2)
+        keys = torch.cat(
+            (functional.pad(prefix_k, (prefix_k.shape[-1], 0)), functional.pad(rotated_k, (0, k.shape[-1]))), dim=2
+        )
         values = torch.cat((prefix_v, v), dim=2)
         return self.output(join_heads(attend(queries, keys, values, mask, q.shape[-1] ** -0.5)))
 
@@ -59,7 +61,7 @@ class SelfAttention(nn.Module):
         return torch.stack((k, v))
 
     def step(self, h: Tensor, frame: int, prefix: Tensor, ring: Tensor) -> Tensor:
-        """One frame: h (B, W), prefix (2, B, S, W), ring (2, B, window, W) of rotated keys and values, changed in place."""
+        """One frame: h (B, W), prefix (2, B, S, W), ring (2, B, window, W) of keys and values, changed in place."""
         window = ring.shape[2]
         q, k, v = self.qkv(h).chunk(3, dim=-1)
         table = rope_table(torch.tensor([frame]), h.shape[-1] // self.heads)
@@ -176,8 +178,8 @@ class Style(nn.Module):
 class GeneratorState:
     """What a stream of B clips remembers; rows [0, B) of the self-attention ring are cond, [B, 2B) uncond.
 
-    `style` (layers, 2, B, S, W), `self_ring` (layers, 2, 2B, window, W), `audio_rings[track]` (layers, 2, B, capacity, W),
-    `rows[track]` audio rows pushed, `signs` (B, L*d) the last frame's bits as +-1, `frame` the next frame's index.
+    `style` (layers, 2, B, S, W), `self_ring` (layers, 2, 2B, window, W), `audio_rings[track]` (layers, 2, B, capacity,
+    W), `rows[track]` audio rows pushed, `signs` (B, L*d) the last frame's bits as +-1, `frame` the next frame's index.
     """
 
     style: Tensor
@@ -223,7 +225,7 @@ class Generator(nn.Module):
 
     def style_tokens(self, latents: Tensor) -> Tensor:
         """Quantised latents of a style clip (B, n, d) -> (B, S, W)."""
-        pooled = F.adaptive_avg_pool1d(latents.transpose(1, 2), self.config.style_tokens).transpose(1, 2)
+        pooled = functional.adaptive_avg_pool1d(latents.transpose(1, 2), self.config.style_tokens).transpose(1, 2)
         return self.style(pooled)
 
     def null_style(self, batch: int) -> Tensor:
@@ -254,7 +256,7 @@ class Generator(nn.Module):
         x = torch.cat((self.start.to(tokens.dtype).expand(batch, 1, -1), tokens), dim=1)
         table = rope_table(torch.arange(frames), self.config.width // self.config.heads)
         self_mask = _window_mask(frames, frames, self.config.window_frames, None, x.dtype)[0, 0]
-        self_mask = F.pad(self_mask, (style.shape[1], 0))
+        self_mask = functional.pad(self_mask, (style.shape[1], 0))
         tracks = []
         if audio is not None:
             gate = x.new_ones(batch, 1, 1) if conditional is None else conditional.to(x.dtype)[:, None, None]
@@ -295,7 +297,7 @@ class Generator(nn.Module):
 
     def push_row(self, state: GeneratorState, track: str, features: Tensor) -> None:
         """Appends one encoded audio row (B, A) of a track."""
-        for block, ring in zip(self.blocks, state.audio_rings[track]):
+        for block, ring in zip(self.blocks, state.audio_rings[track], strict=True):
             getattr(block, f"cross_{track}").push_row(features, state.rows[track], ring)
         state.rows[track] += 1
 
@@ -307,9 +309,8 @@ class Generator(nn.Module):
         batch = state.signs.shape[0]
         for track, ahead in look_ahead.items():
             if state.rows[track] != state.frame + 1 + ahead:
-                raise ValueError(
-                    f"frame {state.frame} needs {state.frame + 1 + ahead} audio rows of {track}, not {state.rows[track]}"
-                )
+                needed = state.frame + 1 + ahead
+                raise ValueError(f"frame {state.frame} needs {needed} audio rows of {track}, not {state.rows[track]}")
         token = self.start.expand(batch, -1) if state.frame == 0 else self.token(state.signs)
         x = token + sum(getattr(self, f"look_ahead_{track}").weight[ahead] for track, ahead in look_ahead.items())
         if guided:
@@ -355,7 +356,7 @@ def _rope_row(x: Tensor, heads: int, table: Tensor) -> Tensor:
 
 
 def _window_mask(frames: int, rows: int, window: int, look_ahead: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """0 where frame t may see row j in (t - window, t + look-ahead], otherwise a huge negative number; (B or 1, 1, T, J)."""
+    """0 where frame t may see row j in (t - window, t + look-ahead], else hugely negative; (B or 1, 1, T, J)."""
     offset = torch.arange(rows)[None, :] - torch.arange(frames)[:, None]
     ahead = torch.zeros(1, dtype=torch.int64) if look_ahead is None else look_ahead
     seen = (offset > -window)[None] & (offset[None] <= ahead[:, None, None])

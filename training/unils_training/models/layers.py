@@ -6,8 +6,8 @@ Shapes: B clips, T frames, C channels, n positions, e head width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10000.0
@@ -15,7 +15,7 @@ ROPE_BASE = 10000.0
 
 def gelu(x: Tensor) -> Tensor:
     """The tanh form, everywhere."""
-    return F.gelu(x, approximate="tanh")
+    return functional.gelu(x, approximate="tanh")
 
 
 class CausalBlock(nn.Module):
@@ -50,8 +50,8 @@ class DepthwiseConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         width, kernel = self.weight.shape
-        padded = F.pad(x.transpose(1, 2), (kernel - 1, 0))
-        return F.conv1d(padded, self.weight[:, None], self.bias, groups=width).transpose(1, 2)
+        padded = functional.pad(x.transpose(1, 2), (kernel - 1, 0))
+        return functional.conv1d(padded, self.weight[:, None], self.bias, groups=width).transpose(1, 2)
 
 
 class CausalStack(nn.Module):
@@ -73,7 +73,7 @@ class CausalStack(nn.Module):
     def trunk_step(self, x: Tensor, history: Tensor) -> Tensor:
         """One frame: x (B, inputs) -> (B, width). history (depth, B, K-1, width), changed in place."""
         x = self.input(x)
-        for block, block_history in zip(self.blocks, history):
+        for block, block_history in zip(self.blocks, history, strict=True):
             x = block.step(x, block_history)
         return self.norm(x)
 

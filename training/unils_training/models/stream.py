@@ -84,7 +84,7 @@ class StreamModel(nn.Module):
 
     @torch.no_grad()
     def init_state(self, batch: int = 1, style: Tensor | None = None) -> StreamState:
-        """A fresh stream. style: motion (n, D), or (B, n, D) with one clip each, in the rig's units; None is no style."""
+        """A fresh stream. style: motion (n, D), or (B, n, D) for one each, in the rig's units; None is no style."""
         tokens = self.generator.null_style(batch) if style is None else self.encode_style(style).expand(batch, -1, -1)
         return StreamState(
             generator=self.generator.init_state(tokens),
@@ -124,7 +124,7 @@ class StreamModel(nn.Module):
 
     @torch.no_grad()
     def step(self, state: StreamState, sampling: Sampling, seeds: npt.NDArray[np.uint64]) -> Step:
-        """Makes the next frame of B clips; seeds (B,) uint64. The rows pushed must be exactly frame + 1 + look-ahead."""
+        """Makes the next frame of B clips; seeds (B,) uint64. Rows pushed must be exactly frame + 1 + look-ahead."""
         generator, d = self.generator, self.config.codec.bits
         batch = state.generator.signs.shape[0]
         guided = sampling.cfg_scale != 1.0
@@ -218,7 +218,7 @@ class StreamModel(nn.Module):
         sampling = Sampling(look_ahead_self, look_ahead_other, temperature, top_p, cfg_scale)
         rows = [
             log_mel_rows(fit_samples(track, (frames + ahead) * HOP_SAMPLES, frames * HOP_SAMPLES))
-            for track, ahead in zip(audio, (look_ahead_self, look_ahead_other))
+            for track, ahead in zip(audio, (look_ahead_self, look_ahead_other), strict=True)
         ]
         clip = None if style is None else torch.as_tensor(np.asarray(style, dtype=np.float32))
         out = self.generate_batch(rows[0][None], rows[1][None], sampling, [seed], clip)
@@ -239,5 +239,3 @@ def fit_samples(audio: Tensor, length: int, keep: int) -> Tensor:
     """The first `keep` samples of audio (n,), continued by silence to `length`."""
     kept = audio[:keep]
     return torch.nn.functional.pad(kept, (0, length - kept.shape[0]))
-
-

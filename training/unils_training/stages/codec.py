@@ -39,7 +39,7 @@ class CodecStage:
         _, begins = val_sampler.draw(np.random.default_rng(config.seed), training.validation_clips)
         self.val_motion = val_sampler.gather(val.motion, begins, training.clip_frames)
 
-    def loss(self, rng: np.random.Generator, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, rng: np.random.Generator, _step: int, _progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         training, codec = self.config.training, self.module
         _, begins = self.sampler.draw(rng, training.batch_clips)
         motion = self.sampler.gather(self.sampler.cache.motion, begins, training.clip_frames)

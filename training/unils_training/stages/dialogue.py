@@ -190,5 +190,3 @@ def load_for_export(config: Config, checkpoint: str | Path | None) -> tuple[Stre
     facts = {name: value for name, value in stored["facts"].items() if name != "channels"}
     facts["dialogue"] = {name: stored[name] for name in ("step", "seconds", "figures")}
     return model.eval(), {**provenance_of(config, stages=facts), "configuration": stored["config"]}
-
-

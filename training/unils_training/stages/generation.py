@@ -22,7 +22,7 @@ from unils_training.stages.trainer import load_result, stage_folder
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """A batch for teacher forcing: the bits that the model reads, (B, T, L*d) of +-1, and those it should say, (B, T, L, d)."""
+    """Teacher forcing: the bits that the model reads, (B, T, L*d) of +-1, and those it should say, (B, T, L, d)."""
 
     signs: Tensor
     targets: Tensor
@@ -61,7 +61,11 @@ class LatentClips:
         return self.codec.latent(self.codec.quantise(self.sampler.gather(self.latents, begins, frames)))
 
     def draw_style(
-        self, rng: np.random.Generator, chosen: npt.NDArray[np.int64], begins: npt.NDArray[np.int64], history: HistoryConfig
+        self,
+        rng: np.random.Generator,
+        chosen: npt.NDArray[np.int64],
+        begins: npt.NDArray[np.int64],
+        history: HistoryConfig,
     ) -> tuple[Tensor, Tensor]:
         """Style latents (B, n, d) and which clips keep them, (B,) bool."""
         shortest = int(np.diff(self.cache.offsets).min())

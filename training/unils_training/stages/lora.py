@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from unils_training.config import LoraConfig
 
 TARGETS = (
-    r"token|blocks\.\d+\.self_attention\.(qkv|output)|blocks\.\d+\.feed_forward\.(up|down)|head\.\d+\.(hidden|bits|output)"
+    r"token|blocks\.\d+\.self_attention\.(qkv|output)|blocks\.\d+\.feed_forward\.(up|down)"
+    r"|head\.\d+\.(hidden|bits|output)"
 )
 
 
@@ -33,11 +34,9 @@ class ByteDropout(nn.Module):
 
 
 def add_lora(generator: nn.Module, config: LoraConfig) -> None:
-    """Freezes the generator and puts adapters on its self-attention, feed-forward, token embedding and head, in place."""
+    """Freezes the generator and puts adapters on its self-attention, feed-forward, token embedding and head."""
     generator.requires_grad_(False)
-    peft_config = PeftLoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=TARGETS
-    )
+    peft_config = PeftLoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=TARGETS)
     inject_adapter_in_model(peft_config, generator)
     if config.dropout > 0.0:
         for layer in generator.modules():

@@ -36,7 +36,7 @@ class PriorStage:
         self.val_chosen, self.val_begins = validation_begins(self.val, training, config.seed)
         self.seed = config.seed
 
-    def loss(self, rng: np.random.Generator, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, rng: np.random.Generator, _step: int, _progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, begins = self.clips.sampler.draw(rng, self.config.training.batch_clips)
         tokens = self.clips.tokens(begins, self.config.history)
         latents, kept = self.clips.draw_style(rng, chosen, begins, self.config.history)

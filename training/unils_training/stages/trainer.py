@@ -33,7 +33,7 @@ class Stage(Protocol):
     module: nn.Module
     """Holds the parameters; those that require a gradient are trained."""
 
-    def loss(self, rng: np.random.Generator, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, rng: np.random.Generator, step: int, progress: float, /) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step and figures to log."""
 
     def validate(self) -> dict[str, float]:
@@ -81,7 +81,7 @@ def learning_rate(training: TrainingConfig, step: int, share: float) -> float:
 
 
 def train_stage(stage: Stage, config: Config, training: TrainingConfig, resume: bool, facts: dict[str, Any]) -> None:
-    """Trains until the steps or minutes are over; leaves `last.pt`, `best.pt` and TensorBoard logs in the stage's folder.
+    """Trains until the steps or minutes are over; leaves `last.pt`, `best.pt` and TensorBoard logs in its folder.
 
     facts: what provenance should remember, JSON-able.
     """
@@ -90,7 +90,11 @@ def train_stage(stage: Stage, config: Config, training: TrainingConfig, resume: 
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in stage.module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
-        parameters, lr=training.learning_rate, betas=(0.9, training.beta2), weight_decay=training.weight_decay, fused=True
+        parameters,
+        lr=training.learning_rate,
+        betas=(0.9, training.beta2),
+        weight_decay=training.weight_decay,
+        fused=True,
     )
     average = [p.detach().clone() for p in parameters]
     progress = _Progress()
@@ -118,9 +122,10 @@ def train_stage(stage: Stage, config: Config, training: TrainingConfig, resume: 
         stage.module.train()
 
     stage.module.train()
-    with SummaryWriter(str(folder / "logs")) as writer, tqdm(
-        total=training.steps, initial=progress.step, desc=stage.name, mininterval=2.0, dynamic_ncols=True
-    ) as bar:
+    with (
+        SummaryWriter(str(folder / "logs")) as writer,
+        tqdm(total=training.steps, initial=progress.step, desc=stage.name, mininterval=2.0, dynamic_ncols=True) as bar,
+    ):
         while progress.share(training) < 1.0:
             started = time.perf_counter()
             rate = learning_rate(training, progress.step, progress.share(training))
@@ -145,7 +150,12 @@ def train_stage(stage: Stage, config: Config, training: TrainingConfig, resume: 
             if progress.step % training.log_steps == 0:
                 speed = training.batch_clips * training.clip_frames / (time.perf_counter() - started)
                 values = {name: float(value.detach()) for name, value in figures.items()}
-                values |= {"loss": float(loss.detach()), "gradient_norm": float(norm), "rate": rate, "frames_per_second": speed}
+                values |= {
+                    "loss": float(loss.detach()),
+                    "gradient_norm": float(norm),
+                    "rate": rate,
+                    "frames_per_second": speed,
+                }
                 for name, value in values.items():
                     writer.add_scalar(f"training/{name}", value, progress.step)
                 bar.set_postfix(loss=f"{values['loss']:.4f}", fps=f"{speed:.0f}", refresh=False)
@@ -178,10 +188,10 @@ def _averaged(parameters: list[nn.Parameter], average: list[Tensor]) -> Iterator
     """Puts the averaged weights in place of the trained ones for a while."""
     trained = [p.detach().clone() for p in parameters]
     with torch.no_grad():
-        for parameter, value in zip(parameters, average):
+        for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
         try:
             yield
         finally:
-            for parameter, value in zip(parameters, trained):
+            for parameter, value in zip(parameters, trained, strict=True):
                 parameter.copy_(value)
