@@ -129,7 +129,7 @@ def test_an_empty_push_takes_nothing_and_does_no_harm(tiny: unils.Model, nothing
         (np.zeros((100, 2), np.float32), ValueError, "100x2.*mix.*pick"),
         (np.zeros((2, 100), np.int16), ValueError, "2x100"),
         (np.zeros((1, 1, 100), np.int16), ValueError, "1x1x100"),
-        (np.float32(0).reshape(()), ValueError, "scalar"),
+        (np.zeros((), np.float32), ValueError, "scalar"),
         (b"\0\0\0", ValueError, "3 bytes"),
     ],
 )

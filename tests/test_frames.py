@@ -8,6 +8,8 @@ import resource
 import stat
 import subprocess
 import sys
+import tempfile
+import wave
 from pathlib import Path
 
 import av
@@ -181,7 +183,8 @@ class TestReadAudio:
     def test_what_is_no_audio_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "text.wav").write_text("hello")
         (tmp_path / "empty.wav").write_bytes(b"")
-        write_audio(tmp_path / "none.wav", np.zeros((1, 0), np.int16), 16000)
+        with wave.open(str(tmp_path / "none.wav"), "wb") as none:
+            none.setparams((1, 2, 16000, 0, "NONE", ""))
         for path in ("missing.wav", "text.wav", "empty.wav", "none.wav", ""):
             with pytest.raises(unils.FileError, match=path or "read"):
                 io.read_audio(tmp_path / path)
@@ -272,29 +275,29 @@ class TestWrite:
             io.write_npz(tmp_path / target, batch)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.npz", "pipe.npz"]
 
-    def test_a_folder_without_write_permission(self, batch: unils.FrameBatch, tmp_path: Path) -> None:
-        io.write_npz(tmp_path / "frames.npz", batch)
-        closed = tmp_path / "closed"
-        closed.mkdir(mode=0o555)
+    def test_a_folder_without_write_permission(self) -> None:
         script = """
-import sys, os
-if os.geteuid() == 0:
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+import os, sys
+import numpy as np
 import unils_sdk as unils
 from unils_sdk import io
 frames = unils.FrameBatch(np.zeros((1, 55), np.float32), ("a",) * 55, np.zeros(1, np.int64), np.zeros(1), 0, "arkit")
-try:
-    io.write_npz(sys.argv[1], frames)
-except unils.FileError as error:
-    print(error)
+io.write_npz(sys.argv[1] + "/open.npz", frames)
+os.chmod(sys.argv[1], 0o555)
+if os.geteuid() == 0:  # whom permissions do not stop
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for name in ("new.npz", "open.npz"):
+    try:
+        io.write_npz(sys.argv[1] + "/" + name, frames)
+    except unils.FileError as error:
+        print(error)
 """
-        imports = "import numpy as np, unils_sdk, unils_sdk.io\n"
-        done = subprocess.run(
-            [sys.executable, "-c", imports + script, str(closed / "a.npz")], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.startswith("cannot write")
-        assert "ermission denied" in done.stdout
-        assert not list(closed.iterdir())
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True)
+            assert done.stdout.splitlines() == [
+                f"cannot write {folder}/{name}: Permission denied" for name in ("new.npz", "open.npz")
+            ]
+            assert os.listdir(folder) == ["open.npz"]
 
     @pytest.mark.parametrize("kind", ["npz", "csv"])
     def test_a_full_disk_is_told_and_leaves_what_was_there(

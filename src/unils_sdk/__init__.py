@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import os
+
 from unils_sdk import _core
 from unils_sdk.errors import (
     BackendError,
@@ -58,7 +60,5 @@ __all__ = [
 
 
 def cmake_dir() -> str:
-    """The folder of `unilsConfig.cmake`: `cmake -Dunils_DIR=$(python -c "...")` lets C and C++ find libunils."""
-    import os
-
-    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib", "cmake", "unils")
+    """The folder of `unilsConfig.cmake`, so that `cmake -Dunils_DIR=...` finds libunils for C and C++."""
+    return os.path.join(os.path.dirname(os.path.abspath(_core.__file__)), "lib", "cmake", "unils")

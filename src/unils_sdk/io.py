@@ -72,7 +72,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     A full disk or a missing permission is a `FileError` with a sentence, and what was at `target` stays as it was.
     """
-    final = Path(target).resolve()
+    final = Path(target).resolve()  # so that a link stays one
     temporary = final.with_name(f".{final.stem}.{os.urandom(4).hex()}{final.suffix}")
     try:
         if final.exists() and not final.is_file():
@@ -113,10 +113,17 @@ def write_npz(path: str | os.PathLike[str], batch: FrameBatch) -> None:
 
 def read_npz(path: str | os.PathLike[str]) -> FrameBatch:
     """Frames as `write_npz` wrote them, or the `motion` of a corpus (`motion`, `channels`)."""
+    import zipfile
+
     try:
-        with np.load(os.fspath(path), allow_pickle=False) as archive:
+        archive = np.load(os.fspath(path), allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise FileError(f"{path} holds a single array and no frames")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except FileError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise FileError(f"cannot read frames from {path}: {error}") from error
     values = arrays.get("values", arrays.get("motion"))
     channels = arrays.get("channels")
