@@ -201,7 +201,7 @@ def _bench(options: argparse.Namespace) -> None:
             ("latency", f"{figures['latency_ms']:.1f} ms, algorithmic"),
             ("sessions per core", str(figures["sessions_per_core"])),
             ("memory per session", f"{figures['session_bytes'] / 1e6:.2f} MB"),
-            ("import", f"{figures['import_ms']:.0f} ms"),
+            ("import", f"{figures['import_ms']:.0f} ms, of which NumPy {figures['import_numpy_ms']:.0f} ms"),
             (
                 "model load",
                 f"{figures['load_ms']:.0f} ms; to the first frame {figures['load_to_first_frame_ms']:.0f} ms",

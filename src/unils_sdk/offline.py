@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from unils_sdk.errors import InvalidArgumentError
 from unils_sdk.frames import FrameBatch
-from unils_sdk.io import Audio, read_audio
 from unils_sdk.model import Model
 from unils_sdk.session import Mono, Samples, Session, check_sample_rate, to_mono
 
-Source: TypeAlias = str | os.PathLike[str] | Samples | Audio
+if TYPE_CHECKING:
+    from unils_sdk.io import Audio
+
+Source: TypeAlias = "str | os.PathLike[str] | Samples | Audio"
 
 _CHUNK_SECONDS = 1
 # With clock `other`, own audio must be there when its turn comes; well below the 10 s that a ring holds.
@@ -115,6 +117,8 @@ def animate(
 
 
 def _open(name: str, source: Source, sample_rate: int) -> _Track:
+    from unils_sdk.io import Audio, read_audio  # late: it loads pathlib, which `import unils_sdk` does not need
+
     if isinstance(source, (str, os.PathLike)):
         source = read_audio(source)
     if isinstance(source, Audio):
