@@ -1,1 +1,1 @@
-"""Corpora: the conversation simulator (`synth`), the reader of corpora on disk (`folder`) and measured statistics (`statistics`)."""
+"""Corpora: the simulator (`synth`), the reader (`folder`), measured statistics (`statistics`), clips for training."""

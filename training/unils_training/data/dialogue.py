@@ -33,7 +33,10 @@ _LAST_WORD_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Utterance:
-    """What one speaker says in one go. `start` in seconds; `intensity` 0..1 is how strong the mood is; phones are relative to `start`."""
+    """What one speaker says in one go: one of `sentences.KINDS`, from `start` seconds on; phones count from there.
+
+    `intensity` 0..1 is how strong the mood is, `loudness` the factor it is spoken at.
+    """
 
     speaker: int
     kind: str
@@ -57,7 +60,7 @@ class _Stage:
         self.free = [0.0, 0.0]
 
     def say(self, speaker: int, kind: str, start: float, intensity: float = 0.6) -> Utterance | None:
-        """Speak one sentence at `start` or as soon as the speaker's mouth is free; None where it would not fit any more."""
+        """Speak one sentence at `start` or once the speaker's mouth is free; None where it would not fit any more."""
         person, rng = self.people[speaker], self.rng
         start = max(start, self.free[speaker] + 0.06, 0.1)
         if start > self.seconds - _LAST_WORD_SECONDS:
@@ -101,7 +104,7 @@ class _Stage:
 def converse(
     rng: np.random.Generator, espeak: Espeak, people: tuple[Person, Person], seconds: float
 ) -> tuple[str, list[Utterance]]:
-    """Make a conversation of `seconds`; returns its manner (a key of `MANNERS`) and its utterances in order of their start."""
+    """Make a conversation of `seconds`: its manner (a key of `MANNERS`) and its utterances in order of their start."""
     manner = str(rng.choice(list(MANNERS), p=list(MANNERS.values())))
     stage = _Stage(rng, espeak, people, seconds)
     kinds, weights = list(_KIND_WEIGHTS), np.array(list(_KIND_WEIGHTS.values()))
@@ -130,16 +133,12 @@ def converse(
             now = utterance.end + (rng.uniform(1.0, 3.0) if rng.random() < 0.06 else 0.12 + rng.exponential(0.3))
             if kind == "question":
                 break
-        else:
-            now -= 0.12
         now = max(stage.free) if now < seconds else now
         if manner == "sparse" and rng.random() < 0.5:
             now += rng.uniform(3.0, 10.0)
         else:
             now += float(np.clip(rng.normal(0.2, 0.35), -0.9, 1.6))
-        if manner != "monologue":
-            speaker = 1 - speaker
-        elif rng.random() < 0.3 or speaker != narrator:
+        if manner != "monologue" or rng.random() < 0.3 or speaker != narrator:
             speaker = 1 - speaker
     return manner, sorted(stage.utterances, key=lambda utterance: utterance.start)
 

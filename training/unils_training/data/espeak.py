@@ -46,7 +46,7 @@ class _Event(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Speech:
-    """One utterance: `audio` (N,) float32 in [-1, 1] at 16 kHz; phone i is `phones[i]` (IPA, "" is a pause) in seconds [start, end)."""
+    """One utterance: `audio` (N,) float32 in [-1, 1] at 16 kHz; phones (IPA, "" is a pause) in seconds."""
 
     audio: NDArray[np.float32]
     phones: tuple[str, ...]

@@ -1,7 +1,7 @@
 """The motion of one face in a conversation, and the labels of what it does.
 
-Lips follow own phones (`lips`), brows and head follow own prosody, eyes follow attention, and everything a listener does
-is a function of the *other's* voice and of constants of the person: where the other's voice is known, the reaction is.
+Lips follow own phones (`lips`), brows and head follow own prosody, eyes follow attention, and everything a listener
+does is a function of the *other's* voice and of constants of the person: who knows that voice knows the reaction.
 Work is done at 100 rows a second; frame t is row 4t + 2, the pose at (t + 0.5)/25 s.
 """
 
@@ -34,7 +34,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Performance:
-    """`motion` (T, 55) float32; `events` are (kind, begin, end) in seconds in order of their begin; `speech` (T,) own speech."""
+    """`motion` (T, 55) float32; `events` (kind, begin, end) in seconds, ordered by begin; `speech` (T,) own speech."""
 
     motion: NDArray[np.float32]
     events: list[tuple[str, float, float]]
@@ -102,8 +102,11 @@ def _soft(mask: Mask, seconds: float) -> Track:
 
 
 def cues(voice: Prosody) -> list[float]:
-    """Times (s) at which a voice invites a reaction: the end of a phrase of at least 1.5 s of speech whose last half second
-    holds 110 ms or more of low pitch (under the 26th percentile) and which is followed by a pause of 200 ms or more."""
+    """Times (s) at which a voice invites a reaction.
+
+    Such is the end of a phrase of at least 1.5 s of speech whose last half second holds 110 ms or more of low pitch
+    (under the 26th percentile) and which is followed by a pause of 200 ms or more.
+    """
     found = []
     low = close_gaps(np.nan_to_num(voice.rank, nan=1.0) < 0.26, 4)
     sounding = close_gaps(voice.energy > 0.003, 12)
@@ -228,7 +231,7 @@ def _shake(face: _Face, begin: float, size: float) -> None:
     face.add("shake", begin, begin + length)
 
 
-def _reactions(face: _Face, own: list[Utterance], other: list[Utterance], speech: Mask, voice: Prosody) -> None:
+def _reactions(face: _Face, other: list[Utterance], speech: Mask, voice: Prosody) -> None:
     """What a listener's face does with the other's words."""
     person = face.person
     wait = person.reaction_delay
@@ -257,7 +260,7 @@ def _reactions(face: _Face, own: list[Utterance], other: list[Utterance], speech
         elif utterance.kind == "question":
             face.pulse(face.brow, end - 0.05, end + 0.85, 0.55 * person.brow_gain, 0.25, 0.4)
             face.add("brow_raise", end - 0.05, end + 0.85)
-    # The head follows the speaker's energy 0.6 s later between 0.2 and 1.1 Hz; the filter is causal and its delay is that lag.
+    # The head follows the speaker's energy between 0.2 and 1.1 Hz, 0.6 s late: that is the delay of this causal filter.
     energy = np.sqrt(np.maximum(voice.energy[: face.rows], 0.0))
     lag = firwin(121, [0.2, 1.1], fs=RATE, pass_zero=False)
     echo = np.convolve(np.pad(energy, (0, max(0, face.rows - len(energy)))), lag)[: face.rows]
@@ -267,7 +270,7 @@ def _reactions(face: _Face, own: list[Utterance], other: list[Utterance], speech
 
 
 def _attention(face: _Face, speech: Mask, other_speech: Mask) -> None:
-    """Gaze, in the room: at the partner while listening, away now and then while speaking and at the start of a turn."""
+    """Gaze, in the room: at the partner while listening, away at the start of a turn and at times while speaking."""
     rng, person = face.rng, face.person
     target = np.zeros((face.rows, 2))
     turn_starts = [begin / RATE for begin, end in runs(close_gaps(speech, 100)) if end - begin > 80]
@@ -336,7 +339,7 @@ def _blinks(face: _Face, speech: Mask, other_speech: Mask) -> None:
 
 
 def _sway(face: _Face, speech: Mask, other_speech: Mask) -> None:
-    """Head motion that never stops: breathing, small posture shifts at the ends of phrases, more of both while speaking."""
+    """Head motion that never stops: breathing, sway, shifts of posture at phrase ends; more while speaking."""
     rng, person = face.rng, face.person
     activity = 0.75 + 0.45 * _soft(speech, 0.5)
     for axis in range(3):
@@ -426,7 +429,7 @@ def perform(
     _lips(face, own, frames / FRAME_RATE)
     _sway(face, speech, other_speech)
     _own_expression(face, own, own_voice)
-    _reactions(face, own, other, speech, other_voice)
+    _reactions(face, other, speech, other_voice)
     _attention(face, speech, other_speech)
     _blinks(face, speech, other_speech)
     _compose(face)

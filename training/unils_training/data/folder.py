@@ -38,8 +38,9 @@ class Corpus:
 class Clip:
     """One face in one conversation. S samples at 16 kHz, T = S / 640 frames at 25 a second, E events, P own phones.
 
-    `self_audio` and `other_audio` (S,) int16; `motion` (T, D) float32; `speech_mask` (T,) bool or None; `event_kind` (E,) str with
-    `event_start` and `event_end` (E,) in frames, end exclusive; `phone` (P,) str with `phone_start` and `phone_end` (P,) in seconds.
+    `self_audio` and `other_audio` (S,) int16; `motion` (T, D) float32; `speech_mask` (T,) bool or None; `event_kind`
+    (E,) str with `event_start` and `event_end` (E,) in frames, end exclusive; `phone` (P,) str with `phone_start` and
+    `phone_end` (P,) in seconds.
     """
 
     id: str
@@ -127,11 +128,12 @@ def _column(arrays: dict[str, Any], name: str, dtype: type, file: Path, length: 
         return np.empty(0, dtype=dtype)
     if value.ndim != 1 or (length is not None and len(value) != length):
         raise CorpusError(f"{file}: {name} has shape {value.shape}, expected ({'N' if length is None else length},)")
-    return value.astype(dtype)
+    column: NDArray[Any] = value.astype(dtype)
+    return column
 
 
 def read_clip(path: Path, name: str) -> Clip:
-    """Read the clip `name` of the corpus at `path`. Raises CorpusError where a file is missing or not as docs/corpus.md says."""
+    """Read the clip `name` of the corpus at `path`. Raises CorpusError where a file is missing or not as documented."""
     folder = path / name
     own, other = _read_wav(folder / "self.wav"), _read_wav(folder / "other.wav")
     file = folder / "motion.npz"

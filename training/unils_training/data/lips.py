@@ -1,8 +1,10 @@
+# ruff: noqa: RUF001
+# IPA is full of letters that look like others.
 """Lip, jaw and tongue motion from the times of phones, with coarticulation.
 
-Every phone has a target; targets are held for the phone's time and smoothed with a short window, so that neighbours blend
-and a movement begins a few hundredths of a second before its sound. Closures of p, b and m are laid over that: the lips
-meet whatever the vowels around them ask for.
+Every phone has a target; targets are held for the phone's time and smoothed with a short window, so that neighbours
+blend and a movement begins a few hundredths of a second before its sound. Closures of p, b and m are laid over that:
+the lips meet whatever the vowels around them ask for.
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ _REST_AFTER_SECONDS = 0.10
 
 @dataclass(frozen=True)
 class Lips:
-    """`shape` (N, len(FEATURES)) before closures, `closed` (N,) 0..1, at 200 rows a second; `closures` are (begin, end) in seconds."""
+    """`shape` (N, len(FEATURES)) before closures and `closed` (N,) 0..1, 200 rows a second; `closures` in seconds."""
 
     shape: Track
     closed: Track
@@ -160,7 +162,7 @@ def targets_of(phone: str) -> list[tuple[float, ...]]:
 
 
 def move(phones: list[tuple[str, float, float, float]], seconds: float, person: Person) -> Lips:
-    """Lips of a person over `seconds`; `phones` are (IPA, begin, end, effort) in seconds, effort 1 at usual loudness."""
+    """Lips of a person over `seconds`; `phones` are (IPA, begin, end, effort): seconds, and 1 at usual loudness."""
     rows = int(np.ceil(seconds * RATE)) + 1
     shape = np.zeros((rows, len(FEATURES)))
     closed = np.zeros(rows)

@@ -23,8 +23,10 @@ Track = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prosody:
-    """All (N,): `pitch` in Hz (0 where unvoiced), `rank` its rank 0..1 among the person's voiced rows (nan where unvoiced),
-    `energy` RMS over 40 ms, `speech` whether the person speaks (pauses under 200 ms included)."""
+    """All (N,): `pitch` in Hz (0 where unvoiced), `rank` its rank 0..1 in the person's voiced rows (else nan).
+
+    `energy` is the RMS over 40 ms, `speech` whether the person speaks (pauses under 200 ms included).
+    """
 
     pitch: Track
     rank: Track
@@ -63,9 +65,9 @@ def analyse(audio: NDArray[np.float32]) -> Prosody:
 
 def close_gaps(mask: NDArray[np.bool_], shorter_than: int) -> NDArray[np.bool_]:
     """`mask` with its false stretches of fewer than `shorter_than` rows between true ones filled."""
-    result = mask.copy()
+    result: NDArray[np.bool_] = mask.copy()
     for begin, end in runs(~mask):
-        if 0 < begin and end < len(mask) and end - begin < shorter_than:
+        if begin > 0 and end < len(mask) and end - begin < shorter_than:
             result[begin:end] = True
     return result
 

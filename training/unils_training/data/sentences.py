@@ -1,3 +1,5 @@
+# ruff: noqa: RUF001
+# Letters of other alphabets are what these strings are made of.
 """Sentences from small grammars of our own, one per language.
 
 A grammar is a dictionary from a symbol to its alternatives; `{symbol}` inside an alternative is expanded in turn. Every

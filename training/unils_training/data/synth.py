@@ -1,7 +1,8 @@
 """`unils-train synth`: make a corpus of conversations.
 
-Every conversation is a function of (seed, split, index) alone and is made in a process of its own, so that the corpus does not
-depend on the number of workers. Its folder appears under its final name only when it is complete; `corpus.json` comes last.
+Every conversation is a function of (seed, split, index) alone and is made in a process of its own, so that the corpus
+does not depend on the number of workers. Its folder appears under its final name only when it is complete;
+`corpus.json` comes last.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ def _is_complete(task: Task) -> bool:
 def generate(out: Path, seed: int, hours: dict[str, float], workers: int = 2, resume: bool = False) -> Path:
     """Make the corpus at `out` and return it; `hours` of conversation per split (each is seen from both sides).
 
-    With `resume`, conversations already complete are kept. Raises FileExistsError where `out` holds something and `resume` is not set.
+    With `resume`, conversations already complete are kept. Raises FileExistsError where `out` holds something and
+    `resume` is not set, ValueError where it holds a corpus of other settings.
     """
     settings = {"seed": seed, "hours": hours}
     marker = out / "settings.json"
@@ -136,7 +138,8 @@ def generate(out: Path, seed: int, hours: dict[str, float], workers: int = 2, re
             raise FileExistsError(f"{out} is not empty: choose another folder, or continue it with --resume")
         if not marker.is_file() or json.loads(marker.read_text()) != settings:
             raise ValueError(
-                f"{out} was begun with other settings: continue it with the same --seed and hours, or choose another folder"
+                f"{out} was begun with other settings: continue it with the same --seed and hours, or choose another"
+                " folder"
             )
     out.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps(settings))
@@ -189,7 +192,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if library_path() is None:
         print(
-            "unils-train synth: libespeak-ng.so.1 was not found: install espeak-ng (Debian and Ubuntu: apt install espeak-ng)",
+            "unils-train synth: libespeak-ng.so.1 was not found: install espeak-ng"
+            " (Debian and Ubuntu: apt install espeak-ng)",
             file=sys.stderr,
         )
         return 1
