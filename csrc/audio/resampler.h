@@ -1,10 +1,10 @@
 // Resampler: one track from any integer rate of 8000..96000 Hz to 16000 Hz, in pieces of any size.
 //
 // A windowed sinc (Kaiser) of half width floor(rate / 400) input samples, at most 2.5 ms. Output sample n lies at input
-// time n / 16000 s exactly: positions are rational numbers in int64, so nothing drifts and nothing is shifted; an output
-// only waits until the half width behind it has arrived. Samples before the first are zero. An output is a sum over the
-// same inputs in the same order however the input was cut, so pieces give bitwise what the whole gives. At 16000 Hz
-// samples pass through untouched and at once.
+// time n / 16000 s exactly: positions are rational numbers in int64, so nothing drifts and nothing is shifted; an
+// output only waits until the half width behind it has arrived. Samples before the first are zero. An output is a sum
+// over the same inputs in the same order however the input was cut, so pieces give bitwise what the whole gives. At
+// 16000 Hz samples pass through untouched and at once.
 //
 // Response: within 0.1 dB up to 0.5 min(rate, 16000) - 550 Hz, more than 65 dB down from 0.5 min(rate, 16000) + 400 Hz.
 // (The 400 Hz lie above the highest mel filter, so what folds there is not heard by the model.)

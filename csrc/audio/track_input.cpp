@@ -122,8 +122,8 @@ void TrackInput::restart() {
 }
 
 int64_t TrackInput::pending() const {
-  const bool answered = restarts_done_.load(std::memory_order_acquire) == restarts_wanted_.load(std::memory_order_relaxed);
-  return answered ? pending_.load(std::memory_order_relaxed) : 0;
+  const uint64_t done = restarts_done_.load(std::memory_order_acquire);
+  return done == restarts_wanted_.load(std::memory_order_relaxed) ? pending_.load(std::memory_order_relaxed) : 0;
 }
 
 void TrackInput::lock() {

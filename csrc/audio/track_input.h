@@ -31,7 +31,7 @@ class TrackInput {
   TrackInput(const char* name, float* samples, float* table) : name_(name), ring_(samples), resampler_(table) {}
 
   // Pusher. *taken <= count samples at the caller's rate; values beyond [-1, 1] are clipped.
-  // UNILS_ERROR_BUSY, _STATE (finished), _INVALID_ARGUMENT (rate differs from the first push), _NOT_FINITE: nothing taken.
+  // UNILS_ERROR_BUSY, _STATE (finished), _INVALID_ARGUMENT (rate unlike the first push's), _NOT_FINITE: nothing taken.
   Status push(const void* samples, unils_sample_format format, int64_t count, int rate, int64_t* taken);
 
   // Puller. Samples that can be looked at, at 16 kHz.

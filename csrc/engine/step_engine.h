@@ -50,8 +50,8 @@ class StepEngine {
   virtual Status push_row(void* state, void* workspace, Track track, const float* log_mel) const = 0;
   // Forgets rows >= row; at most kMaxRewindRows back.
   virtual Status rewind_rows(void* state, Track track, int64_t row) const = 0;
-  // Makes frame(state): motion (D) in the rig's units, not yet clamped. Whether cfg_scale is 1 must not change between
-  // the frames of a session.
+  // Makes frame(state): motion (D) in the rig's units, finite (else an error), not yet clamped. A step that fails leaves
+  // the frame to be made. Whether cfg_scale is 1 must not change between the frames of a session.
   virtual Status step(void* state, void* workspace, const StepParams& params, float* motion) const = 0;
 };
 

@@ -1,7 +1,7 @@
 // Framer: the hops of one track in, one row of log-mel steps a frame out.
 //
-// Row t holds the steps whose windows end inside hop t, so it needs the hop and the window_samples - step_samples before
-// it. Those are kept for each of the last kKeptRows rows, so that a row can be made again after a rewind.
+// Row t holds the steps whose windows end inside hop t, so it needs the hop and the window_samples - step_samples
+// before it. Those are kept for each of the last kKeptRows rows, so that a row can be made again after a rewind.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -55,7 +55,8 @@ size_t LogMel::scratch_doubles() const {
 }
 
 size_t LogMel::bytes() const {
-  return fft_.bytes() + (hann_.capacity() + weights_.capacity()) * sizeof(double) + filters_.capacity() * sizeof(Filter);
+  return fft_.bytes() + (hann_.capacity() + weights_.capacity()) * sizeof(double) +
+         filters_.capacity() * sizeof(Filter);
 }
 
 void LogMel::window(const float* samples, float* energies, double* scratch) const {

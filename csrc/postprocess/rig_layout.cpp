@@ -1,7 +1,6 @@
 #include "postprocess/rig_layout.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 namespace unils {
@@ -28,13 +27,8 @@ RigLayout::RigLayout(const std::string& rig, const std::vector<std::string>& cha
   }
 }
 
-bool RigLayout::clamp(float* motion) const {
-  const size_t count = low_.size();
-  for (size_t i = 0; i < count; ++i) {
-    if (!std::isfinite(motion[i])) return false;
-  }
-  for (size_t i = 0; i < count; ++i) motion[i] = std::min(high_[i], std::max(low_[i], motion[i]));
-  return true;
+void RigLayout::clamp(float* motion) const {
+  for (size_t i = 0; i < low_.size(); ++i) motion[i] = std::min(high_[i], std::max(low_[i], motion[i]));
 }
 
 }  // namespace unils

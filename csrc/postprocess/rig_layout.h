@@ -13,8 +13,8 @@ class RigLayout {
   RigLayout(const std::string& rig, const std::vector<std::string>& channels);
 
   int channels() const { return static_cast<int>(low_.size()); }
-  // motion: (D). False, with motion unchanged, when a number is NaN or infinite.
-  bool clamp(float* motion) const;
+  // motion: (D), finite.
+  void clamp(float* motion) const;
   size_t bytes() const { return (low_.capacity() + high_.capacity()) * sizeof(float); }
 
  private:

@@ -125,7 +125,8 @@ Session::Session(SessionSpec spec, const unils_session_options& options, const L
       frame_rate_(spec.frame_rate),
       style_frames_(options.style_frames),
       fingerprint_(spec.fingerprint),
-      self_("self", state_.at<float>(layout.rings[UNILS_TRACK_SELF]), scratch_.at<float>(layout.tables[UNILS_TRACK_SELF])),
+      self_("self", state_.at<float>(layout.rings[UNILS_TRACK_SELF]),
+            scratch_.at<float>(layout.tables[UNILS_TRACK_SELF])),
       other_("other", state_.at<float>(layout.rings[UNILS_TRACK_OTHER]),
              scratch_.at<float>(layout.tables[UNILS_TRACK_OTHER])),
       queue_(state_.at<float>(layout.queue), static_cast<int>(spec.channels.size())),
@@ -225,10 +226,6 @@ Status Session::make_frame() {
   const auto began = std::chrono::steady_clock::now();
   const int64_t frame = queue_.end_index();
   void* engine_state = state_.at<char>(layout_.engine);
-  if (engine_->frame(engine_state) != frame) {
-    return error(UNILS_ERROR_INTERNAL, "frame %lld came out as NaN or infinite, so the model's weights are unusable; load "
-                 "another bundle, or reset the session", static_cast<long long>(frame));
-  }
   for (const unils_track track : kTracks) UNILS_RETURN_IF_ERROR(hear(track, frame));
   float* motion = queue_.back();
   UNILS_RETURN_IF_ERROR(engine_->step(engine_state, scratch_.at<char>(layout_.workspace), params_, motion));
@@ -238,10 +235,7 @@ Status Session::make_frame() {
     inputs_[track]->consume(used);
     line.front += used;
   }
-  if (!rig_.clamp(motion)) {
-    return error(UNILS_ERROR_INTERNAL, "frame %lld came out as NaN or infinite, so the model's weights are unusable; load "
-                 "another bundle", static_cast<long long>(frame));
-  }
+  rig_.clamp(motion);
   if (clock_mode_ == UNILS_CLOCK_OTHER && lines_[UNILS_TRACK_SELF].front < (frame + 1) * hop_samples_) {
     ++silent_own_frames_;
   }
@@ -413,8 +407,7 @@ Status Session::restore(const void* buffer, size_t bytes) {
 bool Session::engine_plausible() const {
   const void* engine_state = state_.at<char>(layout_.engine);
   const int64_t next = queue_.end_index();
-  const int64_t frame = engine_->frame(engine_state);
-  if (frame < next || frame > next + 1) return false;
+  if (engine_->frame(engine_state) != next) return false;
   for (const unils_track track : kTracks) {
     const int64_t rows = engine_->rows(engine_state, engine_track(track));
     if (rows < next || rows > next + 1 + look_ahead(track) || lines_[track].heard > rows * hop_samples_) return false;

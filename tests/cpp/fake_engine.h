@@ -1,7 +1,6 @@
 // FakeEngine: a StepEngine whose motion is a plain function of the rows that a frame may see, so that tests of the
 // session can tell from a frame which audio was heard. It enforces the contract of step_engine.h.
 #pragma once
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -39,8 +38,7 @@ class FakeEngine : public StepEngine {
     float loud[2][64];  // by row: mean log energy
   };
 
-  int64_t fail_at = -1;      // step() of this frame fails
-  int64_t not_finite_at = -1;  // step() of this frame makes a NaN
+  int64_t fail_at = -1;  // step() of this frame fails
 
   size_t state_bytes() const override { return round_up(sizeof(State), kCacheLine); }
   size_t workspace_bytes() const override { return kCacheLine; }
@@ -101,7 +99,7 @@ class FakeEngine : public StepEngine {
       motion[kSelfNewest + t] = s.loud[t][static_cast<size_t>(kRows.slot(s.rows[t] - 1))];
     }
     motion[kIndex] = static_cast<float>(s.frame % 1000);
-    motion[kStyle] = s.frame == not_finite_at ? std::nanf("") : s.style;
+    motion[kStyle] = s.style;
     ++s.frame;
     return Status();
   }

@@ -1,6 +1,4 @@
 // Rig ranges and the frame queue.
-#include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -17,7 +15,7 @@ void test_arkit_shapes_stay_in_0_to_1_and_rotations_in_a_quarter_turn() {
   const RigLayout rig("arkit", {"jawOpen", "tongueOut", "headYaw", "headPitch", "headRoll"});
   CHECK(rig.channels() == 5);
   std::vector<float> motion = {-0.1f, 1.7f, 9.0f, -9.0f, 0.3f};
-  CHECK(rig.clamp(motion.data()));
+  rig.clamp(motion.data());
   CHECK(motion[0] == 0.0f && motion[1] == 1.0f && motion[4] == 0.3f);
   CHECK_NEAR(motion[2], 1.5707963, 1e-6);
   CHECK_NEAR(motion[3], -1.5707963, 1e-6);
@@ -26,19 +24,8 @@ void test_arkit_shapes_stay_in_0_to_1_and_rotations_in_a_quarter_turn() {
 void test_another_rig_is_left_as_it_is() {
   const RigLayout rig("flame", {"expression0", "jaw"});
   std::vector<float> motion = {-7.5f, 123.0f};
-  CHECK(rig.clamp(motion.data()));
+  rig.clamp(motion.data());
   CHECK(motion[0] == -7.5f && motion[1] == 123.0f);
-}
-
-void test_numbers_that_are_not_finite_are_found() {
-  for (const char* name : {"arkit", "flame"}) {
-    const RigLayout rig(name, {"jawOpen", "headYaw"});
-    for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
-      std::vector<float> motion = {2.0f, bad};
-      CHECK(!rig.clamp(motion.data()));
-      CHECK(motion[0] == 2.0f);
-    }
-  }
 }
 
 void test_queue_hands_frames_over_in_order() {
@@ -71,7 +58,6 @@ void test_queue_hands_frames_over_in_order() {
 int main() {
   test_arkit_shapes_stay_in_0_to_1_and_rotations_in_a_quarter_turn();
   test_another_rig_is_left_as_it_is();
-  test_numbers_that_are_not_finite_are_found();
   test_queue_hands_frames_over_in_order();
   return check::result();
 }
