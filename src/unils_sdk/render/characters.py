@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unils_sdk.errors import InvalidArgumentError
 from unils_sdk.render.vector import Colour
 
 
@@ -82,3 +83,12 @@ BEN = Character(
 )
 
 CHARACTERS: dict[str, Character] = {"ada": ADA, "ben": BEN}
+
+
+def find_character(character: str | Character) -> Character:
+    """The character of a name in `CHARACTERS`; one of your own passes through."""
+    if isinstance(character, Character):
+        return character
+    if character not in CHARACTERS:
+        raise InvalidArgumentError(f"there is no character {character!r}; take one of {', '.join(CHARACTERS)}")
+    return CHARACTERS[character]

@@ -14,7 +14,7 @@ from unils_sdk.render.vector import WHITE, Colour, Gradient, Mask, Points, blend
 
 _ACROSS = 0.425  # of an eye's centre from the middle of the face, in head units
 _EYEBALL, _IRIS = 0.33, 0.158  # radii
-_LOOK_YAW, _LOOK_PITCH = np.radians(30), np.radians(24)  # eyeball rotation at an eyeLook shape of 1
+_LOOK = 0.55  # radians that an eyeLook shape of 1 turns the eyeball
 _LASH: Colour = (14, 8, 12)
 
 
@@ -118,8 +118,8 @@ def _iris_frame(scene: Scene, side: int) -> tuple[Points, Points, Points]:
     """Centre of the iris on the picture and its two radii, towards the face's left and upwards, in pixels (2,)."""
     motion, head = scene.motion, scene.head
     centre = head.on_face(np.array([[side * _ACROSS, 0.075]]), -0.30)[0]
-    yaw = _LOOK_YAW * side * (motion.side("eyeLookOut", side) - motion.side("eyeLookIn", side))
-    pitch = _LOOK_PITCH * (motion.side("eyeLookUp", side) - motion.side("eyeLookDown", side))
+    yaw = _LOOK * side * (motion.side("eyeLookOut", side) - motion.side("eyeLookIn", side))
+    pitch = _LOOK * (motion.side("eyeLookUp", side) - motion.side("eyeLookDown", side))
     forward = np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
     across = np.array([np.cos(yaw), 0.0, -np.sin(yaw)])
     above = np.cross(forward, across)

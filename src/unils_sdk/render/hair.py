@@ -105,16 +105,7 @@ _BEHIND_EAR = np.array(
 )
 # The top is swept from a parting on his right over to his left: its edge on the forehead, and its crest.
 _SWEEP_LOWER = np.array(
-    [
-        [-0.80, 0.74, 0.44],
-        [-0.66, 0.92, 0.60],
-        [-0.40, 1.00, 0.74],
-        [-0.05, 0.97, 0.80],
-        [0.32, 0.90, 0.79],
-        [0.62, 0.80, 0.68],
-        [0.84, 0.62, 0.50],
-        [0.94, 0.44, 0.36],
-    ]
+    [[-0.80, 0.72], [-0.66, 0.88], [-0.40, 0.97], [-0.05, 0.95], [0.32, 0.88], [0.62, 0.78], [0.84, 0.62], [0.93, 0.44]]
 )
 _SWEEP_UPPER = np.array(
     [
@@ -142,7 +133,9 @@ def draw_back_hair(scene: Scene) -> None:
     tables = (_BOB_BACK, _BOB) if character.hair_style == "bob" else (_SHORT,)
     masses = [np.concatenate([left, right[::-1]]) for left, right in (_edges(scene, table) for table in tables)]
     if character.hair_style != "bob":
-        masses.append(scene.head.project(np.concatenate([_SWEEP_LOWER, _SWEEP_UPPER[::-1]])))
+        # The sweep stands off the skull: what shows between them when the head tips back is hair too.
+        hairline = np.concatenate([_HAIRLINE * np.array([-1.0, 1.0, 1.0]), _HAIRLINE[::-1]])
+        masses.append(scene.head.project(np.concatenate([hairline, _SWEEP_UPPER[::-1]])))
     high, low = float(masses[0][:, 1].min()), float(masses[0][:, 1].max())
     colours = Gradient((0, high), (0, low), (middle, dark, blend(dark, _BLACK, 0.4)))
     painter.fill([*masses, scene.head.cranium(0.05)], colours, supersample=3)
@@ -234,7 +227,7 @@ def _draw_short_hair(scene: Scene) -> None:
             _on_face(scene, behind[::-1] * mirror, -1),
         ]
     )
-    lower = resample(head.project(smooth(_SWEEP_LOWER, 7)), 40)
+    lower = resample(head.face_points(smooth(_SWEEP_LOWER, 7), 0.07), 40)
     upper = resample(head.project(smooth(_SWEEP_UPPER, 7)), 40)
     t = np.linspace(0, 1, 40)
     inwards = np.minimum(1.0, 6 * t * (1 - t))

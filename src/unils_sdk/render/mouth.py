@@ -52,7 +52,8 @@ def mouth_shape(character: Character, motion: Motion) -> MouthShape:
     rounding = max(pucker, funnel)
 
     # ARKit's mouthClose brings the lips together at any opening of the jaw: fully when it matches jawOpen.
-    seal = smoothstep(motion["mouthClose"] / (jaw + 0.08), 0.35, 0.80)
+    close = motion["mouthClose"]
+    seal = smoothstep(close / (jaw + 0.03), 0.30, 0.80)
     drop = 0.44 * jaw
     width = character.mouth + 0.085 * smile + 0.085 * stretch + 0.045 * dimple + 0.012 * press
     width = width - 0.16 * pucker - 0.12 * funnel - 0.10 * jaw * (1 - seal)
@@ -63,7 +64,8 @@ def mouth_shape(character: Character, motion: Motion) -> MouthShape:
     middle = middle + 0.012 * roll_lower - 0.01 * roll_upper
     line = middle * (1 - s**2) + corner * s**2 - 0.010 * np.exp(-((s / 0.22) ** 2)) * (1 - funnel)
     upper_in = line + (0.085 * up + 0.055 * funnel + 0.03 * drop) * (1 - seal) * (1 - s**2)
-    wanted = (drop + 0.085 * up + 0.105 * down + 0.12 * funnel + 0.09 * tongue) * (1 - seal)
+    parted = 0.44 * max(0.0, jaw - close)
+    wanted = parted + (0.085 * up + 0.105 * down + 0.12 * funnel + 0.09 * tongue) * (1 - seal)
     held = 0.05 * press + 0.05 * shrug_lower + 0.04 * roll_lower + 0.03 * roll_upper
     # Lips are soft: until they have parted by their own give, they still touch.
     gap = np.maximum(wanted - held - 0.012, 0.0) * (1 - s**2) ** max(0.80 - 0.30 * rounding - 0.35 * jaw, 0.45)
@@ -168,9 +170,9 @@ def _draw_inside(scene: Scene, shape: MouthShape, aperture: Mask, upper_in: Poin
 
     # The lower teeth belong to the jaw, the upper ones to the skull; rounded lips cover both.
     rounding = max(motion["mouthPucker"], motion["mouthFunnel"])
-    lower = (-shape.drop + 0.018 - 0.07 * rounding, -0.16, 0.26, -0.035, shift, ((232, 222, 214), (206, 190, 184)))
+    lower = (-shape.drop - 0.008 - 0.07 * rounding, -0.16, 0.26, -0.035, shift, ((232, 222, 214), (206, 190, 184)))
     white = ((206, 190, 184), (240, 234, 226), (252, 250, 244))
-    upper = (-0.052 + 0.07 * rounding, 0.20, 0.345, 0.060, 0.0, white)
+    upper = (-0.070 + 0.07 * rounding, 0.20, 0.345, 0.060, 0.0, white)
     for edge, length, half_width, curve, offset, shades in (lower, upper):
         line = np.stack([offset + half_width * xs, edge + curve * np.abs(xs) ** 2.4], axis=1)
         gums = np.stack([offset + half_width * xs, np.full(25, edge + length)], axis=1)

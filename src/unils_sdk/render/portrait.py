@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from unils_sdk.errors import InvalidArgumentError
 from unils_sdk.render import skin
 from unils_sdk.render.anatomy import Head, Motion
 from unils_sdk.render.body import background, draw_ear, draw_neck_and_clothes
-from unils_sdk.render.characters import Character
+from unils_sdk.render.characters import Character, find_character
 from unils_sdk.render.eyes import draw_brow, draw_eye
 from unils_sdk.render.hair import draw_back_hair, draw_front_hair
 from unils_sdk.render.mouth import draw_mouth
@@ -16,8 +20,33 @@ from unils_sdk.render.scene import Scene
 from unils_sdk.render.vector import WHITE, Painter, Points, blend, ellipse, ribbon, smooth, taper
 
 
-def draw_portrait(character: Character, motion: Motion, size: int) -> Image.Image:
-    """The character's portrait, `size` pixels square, RGB."""
+def render_frame(
+    values: npt.ArrayLike, channels: Sequence[str], character: str | Character = "ada", *, size: int = 640
+) -> Image.Image:
+    """Draw one frame: an RGB picture, `size` pixels square (64 to 2048).
+
+    values: (D,) numbers, blendshapes 0 to 1 and head angles in radians; what lies outside is clipped.
+    channels: their D names, in any order; an ARKit name or head angle that is not among them is 0.
+    character: a key of `CHARACTERS`, or a `Character` of your own.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.shape != (len(channels),):
+        raise InvalidArgumentError(f"values must be one frame, ({len(channels)},) as channels, not {numbers.shape}")
+    if not np.isfinite(numbers).all():
+        raise InvalidArgumentError("values hold NaN or infinity; a frame must be finite")
+    if "jawOpen" not in channels:
+        raise InvalidArgumentError("only frames of rig 'arkit' can be drawn: channels name no jawOpen")
+    check_size(size)
+    return _draw(find_character(character), Motion(numbers, channels), size)
+
+
+def check_size(size: int) -> None:
+    """Raises `InvalidArgumentError` for a portrait that cannot be drawn."""
+    if not 64 <= size <= 2048:
+        raise InvalidArgumentError(f"size must be 64 to 2048 pixels, not {size}")
+
+
+def _draw(character: Character, motion: Motion, size: int) -> Image.Image:
     image = background(character, size).copy()
     scene = Scene(Painter(image), Head(character, motion, size))
     draw_back_hair(scene)

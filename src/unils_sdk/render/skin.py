@@ -56,7 +56,8 @@ def _smooth_solid(head: Head, outline: Points, xs: Array, ys: Array) -> tuple[Ar
         order = np.argsort(edge_v[side])
         bounds.append(np.interp(grid, edge_v[side][order], edge_u[side][order]))
     centres = ((bounds[0] + bounds[1]) / 2).astype(np.float32)
-    reaches = np.maximum((bounds[1] - bounds[0]) / 2, 4.0).astype(np.float32)
+    # The crown is broader than the tip of the outline, beyond which the skull shows when the head tips back.
+    reaches = np.maximum((bounds[1] - bounds[0]) / 2, 0.6 * head.unit).astype(np.float32)
 
     c, s = np.float32(cosine), np.float32(sine)
     dx, dy = (xs - np.float32(middle[0]))[None, :], (ys - np.float32(middle[1]))[:, None]
