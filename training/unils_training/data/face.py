@@ -25,6 +25,8 @@ EVENT_KINDS = ("nod", "shake", "smile", "brow_raise", "laugh", "frown", "blink",
 _BLINKS = {"silent": 19.0, "speaking": 25.0, "listening": 28.0}
 # Eye rotation at which an eyeLook channel is 1.
 EYE_RANGE = 0.55
+# A held expression loses this share of its size over this time.
+_DECAY, _DECAY_SECONDS = 0.25, 3.0
 # The share of a gaze shift that the head makes.
 _HEAD_SHARE = 0.35
 
@@ -53,6 +55,8 @@ class _Face:
         self.frown = np.zeros(rows)
         self.worry = np.zeros(rows)
         self.brow = np.zeros(rows)
+        self.closed = np.zeros(rows)
+        self.lip_press = np.zeros(rows)
         self.head = np.zeros((rows, 3))
         self.gaze = np.zeros((rows, 2))
         self.events: list[tuple[str, float, float]] = []
@@ -63,7 +67,7 @@ class _Face:
             self.events.append((kind, begin, end))
 
     def pulse(self, track: Track, begin: float, end: float, size: float, rise: float, fall: float) -> None:
-        """Raise `track` to at least `size` between `begin` and `end`, with cosine flanks inside."""
+        """Raise `track` to at least `size` between `begin` and `end`, with cosine flanks inside and a slow decay."""
         first, last = max(0, round(begin * RATE)), min(self.rows, round(end * RATE))
         if last <= first:
             return
@@ -71,6 +75,7 @@ class _Face:
         up = np.clip((time - begin) / rise, 0, 1)
         down = np.clip((end - time) / fall, 0, 1)
         shape = size * (0.5 - 0.5 * np.cos(np.pi * up)) * (0.5 - 0.5 * np.cos(np.pi * down))
+        shape *= 1 - _DECAY * np.clip((time - begin - rise) / _DECAY_SECONDS, 0, 1)
         np.maximum(track[first:last], shape, out=track[first:last])
 
     def drift(self, hertz: float) -> Track:
@@ -101,21 +106,25 @@ def _soft(mask: Mask, seconds: float) -> Track:
     return np.convolve(mask.astype(np.float64), kernel / kernel.sum(), mode="same")
 
 
-def cues(voice: Prosody) -> list[float]:
-    """Times (s) at which a voice invites a reaction.
+def phrases(voice: Prosody) -> list[tuple[float, float]]:
+    """Begin and end (s) of a voice's phrases that are followed by a pause of 200 ms or more."""
+    sounding = close_gaps(close_gaps(voice.energy > 0.003, 12), 20)
+    return [(begin / RATE, end / RATE) for begin, end in runs(sounding) if end + 20 <= len(sounding)]
+
+
+def cues(voice: Prosody) -> list[tuple[float, float]]:
+    """Times (s) at which a voice invites a reaction, and how long (s) the phrase before was.
 
     Such is the end of a phrase of at least 1.5 s of speech whose last half second holds 110 ms or more of low pitch
     (under the 26th percentile) and which is followed by a pause of 200 ms or more.
     """
-    found = []
     low = close_gaps(np.nan_to_num(voice.rank, nan=1.0) < 0.26, 4)
-    sounding = close_gaps(voice.energy > 0.003, 12)
-    for begin, end in runs(close_gaps(sounding, 20)):
-        if end - begin < 150 or end + 20 > len(low):
-            continue
-        if any(last - first >= 11 for first, last in runs(low[end - 50 : end])):
-            found.append(end / RATE)
-    return found
+    return [
+        (end, end - begin)
+        for begin, end in phrases(voice)
+        if end - begin >= 1.5
+        and any(last - first >= 11 for first, last in runs(low[round(end * RATE) - 50 : round(end * RATE)]))
+    ]
 
 
 def _lips(face: _Face, own: list[Utterance], seconds: float) -> None:
@@ -131,6 +140,7 @@ def _lips(face: _Face, own: list[Utterance], seconds: float) -> None:
     result = lips_module.move(phones, seconds, person)
     shape, closed = result.shape[::2][: face.rows], result.closed[::2][: face.rows]
     jaw, spread, funnel, pucker, tuck, tongue, bare = shape.T
+    face.closed = closed
     jaw = jaw * (1 - 0.65 * closed)
     left, right = 1 + 0.5 * person.asymmetry, 1 - 0.5 * person.asymmetry
     # With mouthClose equal to jawOpen the lips touch.
@@ -153,7 +163,7 @@ def _lips(face: _Face, own: list[Utterance], seconds: float) -> None:
         values[f"mouthDimple{side}"] = 0.20 * spread * gain
         values[f"mouthSmile{side}"] = 0.12 * spread * gain
         values[f"mouthLowerDown{side}"] = (0.28 * jaw + 0.35 * bare) * gain * (1 - closed) * (1 - 0.8 * tuck)
-        values[f"mouthUpperUp{side}"] = (0.14 * jaw + 0.15 * bare + 0.32 * tuck) * gain * (1 - closed)
+        values[f"mouthUpperUp{side}"] = (0.22 * jaw + 0.24 * bare + 0.32 * tuck) * gain * (1 - closed)
     for begin, end in result.closures:
         face.add("lip_closure", begin, end)
 
@@ -189,8 +199,8 @@ def _own_expression(face: _Face, own: list[Utterance], prosody: Prosody) -> None
     typical = float(np.percentile(level[prosody.speech], 75)) if prosody.speech.any() else 1.0
     middle = level[1:-1]
     peaks = np.flatnonzero((middle > level[:-2]) & (middle >= level[2:]) & (middle > typical)) + 1
-    last = -1.0
-    for row in peaks[np.argsort(peaks)]:
+    last = last_raise = -2.0
+    for row in peaks:
         at = row / RATE
         if at - last < 0.35:
             continue
@@ -199,13 +209,14 @@ def _own_expression(face: _Face, own: list[Utterance], prosody: Prosody) -> None
         dip = np.zeros(face.rows)
         face.pulse(dip, at - 0.16, at + 0.34, (0.015 + 0.045 * salience) * person.beat_gain, 0.18, 0.30)
         face.head[:, 1] -= dip
-        if salience > 0.75:
-            face.pulse(face.brow, at - 0.18, at + 0.42, 0.38 * person.brow_gain, 0.18, 0.35)
+        if salience > 0.6 and at - last_raise >= 1.2:
+            last_raise = at
+            face.pulse(face.brow, at - 0.18, at + 0.42, (0.42 * salience - 0.05) * person.brow_gain, 0.18, 0.35)
             face.add("brow_raise", at - 0.18, at + 0.42)
 
 
-def _nod(face: _Face, begin: float) -> float:
-    """One nod of the person's own shape; returns its end."""
+def _nod(face: _Face, begin: float, size: float = 1.0) -> float:
+    """One nod of the person's own shape, `size` times as deep as usual; returns its end."""
     person = face.person
     length = person.nod_cycles / person.nod_hz
     first, last = round(begin * RATE), round((begin + length) * RATE)
@@ -213,7 +224,9 @@ def _nod(face: _Face, begin: float) -> float:
         return begin + length
     phase = (np.arange(first, last) / RATE - begin) / length
     decay = 1 - 0.45 * phase
-    face.head[first:last, 1] -= person.nod_gain * decay * (0.5 - 0.5 * np.cos(2 * np.pi * person.nod_cycles * phase))
+    face.head[first:last, 1] -= (
+        size * person.nod_gain * decay * (0.5 - 0.5 * np.cos(2 * np.pi * person.nod_cycles * phase))
+    )
     face.add("nod", begin, begin + length)
     return begin + length
 
@@ -237,13 +250,20 @@ def _reactions(face: _Face, other: list[Utterance], speech: Mask, voice: Prosody
     wait = person.reaction_delay
     rest = 7.0 - 3.0 * person.responsiveness
     ready = 0.0
-    for cue in cues(voice):
+    for cue, length in cues(voice):
         # The pitch fell about 200 ms before the voice stopped; 700 ms after that fall the head goes down.
         begin = cue - 0.2 + person.nod_delay
         first, last = round(begin * RATE), round((begin + 0.8) * RATE)
         if begin < ready or speech[max(0, first - 20) : last].any():
             continue
-        ready = _nod(face, begin) + rest
+        ready = _nod(face, begin, float(np.clip(0.4 + 0.2 * length, 0.7, 1.2))) + rest
+    # Lips pressed for a moment when the other pauses: the mouth of a silent listener is not dead.
+    ready = 0.0
+    for _, end in phrases(voice):
+        begin, length = end + 0.3, 0.45 + 0.25 * person.responsiveness
+        if begin >= ready and not speech[max(0, round(begin * RATE) - 30) : round((begin + length) * RATE) + 30].any():
+            face.pulse(face.lip_press, begin, begin + length, 1.0, 0.2, 0.25)
+            ready = begin + 9.0
     for utterance in other:
         begin, end, strength = utterance.start, utterance.end, utterance.intensity
         if utterance.kind in ("happy", "laugh", "greeting"):
@@ -334,8 +354,8 @@ def _blinks(face: _Face, speech: Mask, other_speech: Mask) -> None:
         # Log-normal intervals with the mean that the rate asks for.
         mean = 60.0 / (_BLINKS[state] * person.blink_rate)
         now += max(length + 0.3, mean * float(np.exp(0.5 * rng.standard_normal() - shift)))
-    for side in ("Left", "Right"):
-        face.values[f"eyeBlink{side}"] = track
+    for side, gain in (("Left", 1.0 + 0.2 * person.asymmetry), ("Right", 1.0 - 0.2 * person.asymmetry)):
+        face.values[f"eyeBlink{side}"] = np.clip(track * gain, 0, 1)
 
 
 def _sway(face: _Face, speech: Mask, other_speech: Mask) -> None:
@@ -367,18 +387,31 @@ def _compose(face: _Face) -> None:
     person, values = face.person, face.values
     left, right = 1 + person.asymmetry, 1 - person.asymmetry
     mood = 0.03 * face.drift(0.05)
-    smile = np.clip(face.smile + person.smile_rest + mood, 0, 1)
-    frown, worry, brow, laugh = face.frown, face.worry, np.clip(face.brow + person.brow_rest + mood, 0, 1), face.laugh
+    # No expression is held like a mask, and none is ever quite gone.
+    smile, frown, worry, brow = (
+        track * (1 + 0.12 * face.drift(0.8)) for track in (face.smile, face.frown, face.worry, face.brow)
+    )
+    smile = np.clip(smile + person.smile_rest + mood + 0.018 * face.drift(0.35), 0, 1)
+    brow = np.clip(brow + person.brow_rest + mood + 0.025 * face.drift(0.35), 0, 1)
+    laugh = face.laugh
+    # Rounded or shut lips take some of the smile away.
+    rounded = np.clip(values["mouthPucker"] + values["mouthFunnel"], 0, 1)
+    mouth_smile = smile * (1 - 0.35 * rounded) * (1 - 0.25 * face.closed)
     for side, gain in (("Left", left), ("Right", right)):
-        values[f"mouthSmile{side}"] = values[f"mouthSmile{side}"] + smile * gain
+        values[f"mouthSmile{side}"] = values[f"mouthSmile{side}"] + mouth_smile * gain
         values[f"mouthFrown{side}"] = (0.45 * frown + 0.5 * worry) * gain
         values[f"mouthDimple{side}"] = values[f"mouthDimple{side}"] + 0.2 * smile * gain
         values[f"cheekSquint{side}"] = (0.55 * smile**1.3 + 0.3 * laugh) * gain
         values[f"browDown{side}"] = (0.75 * frown) * gain + 0.05 * laugh
-        values[f"browOuterUp{side}"] = 0.8 * brow * gain * (1 - 0.5 * np.clip(frown, 0, 1))
+        values[f"browOuterUp{side}"] = (
+            np.clip(0.8 * brow + 0.012 * face.drift(0.35), 0, 1) * gain * (1 - 0.5 * np.clip(frown, 0, 1))
+        )
         values[f"noseSneer{side}"] = (0.18 * frown + 0.15 * laugh) * gain
         values[f"eyeSquint{side}"] = person.squint_rest + 0.30 * smile + 0.35 * laugh + 0.15 * frown
         values[f"eyeWide{side}"] = 0.30 * np.clip(brow - 0.15, 0, 1)
+        values[f"mouthPress{side}"] = values[f"mouthPress{side}"] + 0.25 * face.lip_press * gain
+    values["mouthRollLower"] = values["mouthRollLower"] + 0.18 * face.lip_press
+    values["mouthShrugLower"] = values["mouthShrugLower"] + 0.08 * face.lip_press
     values["browInnerUp"] = np.clip(0.75 * brow + 0.8 * worry, 0, 1)
     values["mouthLeft"] = 0.10 * smile * max(0.0, person.asymmetry) * 3
     values["mouthRight"] = 0.10 * smile * max(0.0, -person.asymmetry) * 3
