@@ -81,7 +81,7 @@ class _Face:
     def drift(self, hertz: float) -> Track:
         """Smooth noise of unit standard deviation below `hertz`."""
         sos = butter(2, hertz, fs=RATE, output="sos")
-        pad = 3 * RATE
+        pad = round((3 + 1 / hertz) * RATE)
         noise = sosfiltfilt(sos, self.rng.standard_normal(self.rows + 2 * pad))[pad:-pad]
         return np.asarray(noise / (noise.std() + 1e-9))
 
