@@ -4,17 +4,22 @@
 
 namespace unils {
 
-void rope_row(int64_t position, int head_width, float* cosines, float* sines) {
-  for (int i = 0; i < head_width / 2; ++i) {
-    const double angle = static_cast<double>(position) * std::pow(10000.0, -2.0 * i / head_width);
+Rope::Rope(int head_width) {
+  for (int i = 0; i < head_width; i += 2) frequencies_.push_back(std::pow(10000.0, -static_cast<double>(i) / head_width));
+}
+
+void Rope::row(int64_t position, float* cosines, float* sines) const {
+  for (size_t i = 0; i < frequencies_.size(); ++i) {
+    const double angle = static_cast<double>(position) * frequencies_[i];
     cosines[i] = static_cast<float>(std::cos(angle));
     sines[i] = static_cast<float>(std::sin(angle));
   }
 }
 
-void rope_rotate(const float* x, int heads, int head_width, const float* cosines, const float* sines, float* out) {
-  for (int head = 0; head < heads; ++head, x += head_width, out += head_width) {
-    for (int i = 0; i < head_width / 2; ++i) {
+void Rope::rotate(const float* x, int heads, const float* cosines, const float* sines, float* out) const {
+  const size_t pairs = frequencies_.size();
+  for (int head = 0; head < heads; ++head, x += 2 * pairs, out += 2 * pairs) {
+    for (size_t i = 0; i < pairs; ++i) {
       const float a = x[2 * i], b = x[2 * i + 1];
       out[2 * i] = a * cosines[i] - b * sines[i];
       out[2 * i + 1] = a * sines[i] + b * cosines[i];

@@ -1,10 +1,9 @@
 #include "backends/cpu/audio_encoder.h"
 
-#include "engine/rope.h"
-
 namespace unils {
 
-AudioEncoder::AudioEncoder(Packer* packer, const unils_stream_sizes& sizes) : sizes_(sizes) {
+AudioEncoder::AudioEncoder(Packer* packer, const unils_stream_sizes& sizes)
+    : sizes_(sizes), rope_(sizes.width / sizes.heads) {
   mel_mean_ = packer->values("audio_encoder.mel_mean");
   mel_std_ = packer->values("audio_encoder.mel_std");
   stack_ = CausalStack(packer, "audio_encoder", sizes.audio_width, sizes.audio_depth, sizes.audio_kernel,
@@ -43,11 +42,10 @@ void AudioEncoder::push_row(const Kernels& kernels, const StateLayout& layout, c
   stack_.step(kernels, layout.audio[track], request.state, request.row, input, stack_scratch, row);
   kernels.linear(keys_values_[track], row, 0, keys_values, 0, 1, false);
 
-  const int head_width = sizes_.width / sizes_.heads;
-  rope_row(request.row, head_width, cosines, sines);
+  rope_.row(request.row, cosines, sines);
   for (int layer = 0; layer < sizes_.depth; ++layer) {
     float* key = keys_values + 2 * layer * sizes_.width;
-    rope_rotate(key, sizes_.heads, head_width, cosines, sines, key);
+    rope_.rotate(key, sizes_.heads, cosines, sines, key);
     layout.cross[track].write(request.state, layer, request.row, key, key + sizes_.width);
   }
 }

@@ -2,6 +2,7 @@
 // row arrives.
 #pragma once
 #include "backends/cpu/causal_stack.h"
+#include "engine/rope.h"
 #include "engine/state_layout.h"
 
 namespace unils {
@@ -19,6 +20,7 @@ class AudioEncoder {
   const float* mel_mean_ = nullptr;
   const float* mel_std_ = nullptr;
   CausalStack stack_;
+  Rope rope_;
   PackedLinear keys_values_[2];  // by track: (depth, [key; value], W)
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/rope.h"
 #include "engine/sampler.h"
 
 namespace unils {
@@ -56,7 +55,8 @@ Generator::Work Generator::work_in(float* scratch) const {
 Generator::Generator(Packer* packer, const unils_stream_sizes& sizes)
     : sizes_(sizes),
       head_width_(sizes.width / sizes.heads),
-      score_scale_(1.0f / std::sqrt(static_cast<float>(head_width_))) {
+      score_scale_(1.0f / std::sqrt(static_cast<float>(head_width_))),
+      rope_(head_width_) {
   token_ = packer->linear({"generator.token"});
   start_ = packer->values("generator.start");
   look_ahead_[0] = packer->values("generator.look_ahead_self.weight");
@@ -100,7 +100,7 @@ void Generator::step(const Kernels& kernels, const StateLayout& layout, const un
   const int W = sizes_.width;
   const int rows = request.cfg_scale == 1.0f ? 1 : 2;
   float* bits = arena_at<float>(request.state, layout.bits);
-  rope_row(request.frame, head_width_, work.cosines, work.sines);
+  rope_.row(request.frame, work.cosines, work.sines);
 
   if (request.frame == 0) {
     std::copy(start_, start_ + W, work.x);
@@ -159,8 +159,8 @@ void Generator::attend_self(const Kernels& kernels, const StateLayout& layout, c
   for (int r = 0; r < rows; ++r) {
     const float* query = work->qkv + r * work->qkv_stride;
     float* key = work->qkv + r * work->qkv_stride + W;
-    rope_rotate(query, sizes_.heads, head_width_, work->cosines, work->sines, work->rotated);
-    rope_rotate(key, sizes_.heads, head_width_, work->cosines, work->sines, key);
+    rope_.rotate(query, sizes_.heads, work->cosines, work->sines, work->rotated);
+    rope_.rotate(key, sizes_.heads, work->cosines, work->sines, key);
     layout.self[r].write(request.state, layer, request.frame, key, key + W);
     for (int head = 0; head < sizes_.heads; ++head) {
       const int at = head * head_width_;
@@ -180,7 +180,7 @@ void Generator::attend_track(const Kernels& kernels, const StateLayout& layout, 
   const int look_ahead = track == 0 ? request.look_ahead_self : request.look_ahead_other;
   kernels.layer_norm(work->x, cross.norm.weight, cross.norm.bias, work->h, sizes_.width);
   kernels.linear(cross.query, work->h, 0, work->rotated, 0, 1, false);
-  rope_rotate(work->rotated, sizes_.heads, head_width_, work->cosines, work->sines, work->rotated);
+  rope_.rotate(work->rotated, sizes_.heads, work->cosines, work->sines, work->rotated);
 
   const int64_t first = std::max<int64_t>(0, request.frame - sizes_.audio_window_frames + 1);
   const int64_t count = request.frame + look_ahead + 1 - first;

@@ -1,6 +1,7 @@
 // Generator: one token a frame, two rows at most (with and without audio) in one pass over the weights.
 #pragma once
 #include "backends/cpu/causal_stack.h"
+#include "engine/rope.h"
 #include "engine/state_layout.h"
 
 namespace unils {
@@ -48,6 +49,7 @@ class Generator {
   unils_stream_sizes sizes_ = {};
   int head_width_ = 0;
   float score_scale_ = 0.0f;
+  Rope rope_;
   PackedLinear token_;
   const float* start_ = nullptr;
   const float* look_ahead_[2] = {};  // by track: (max + 1, W)

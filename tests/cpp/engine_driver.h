@@ -1,0 +1,80 @@
+// EngineDriver: a model on disk, an engine on it and a session's blocks, for tests of the step engine.
+#pragma once
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "core/arena.h"
+#include "core/cpu.h"
+#include "engine/state_layout.h"
+#include "engine/step_engine.h"
+#include "model/model.h"
+
+namespace unils {
+
+constexpr Track kTracks[] = {Track::kSelf, Track::kOther};
+
+// Log-mel rows that anyone can compute at any index, of a size as speech has it.
+inline std::vector<float> made_up_row(Track track, int64_t row, int count = 256) {
+  std::mt19937 random(static_cast<unsigned>(row * 2 + static_cast<int>(track) + 1));
+  std::normal_distribution<float> normal(-4.0f, 3.0f);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+class EngineDriver {
+ public:
+  explicit EngineDriver(const std::string& bundle) {
+    CHECK_OK(Model::load(bundle.c_str(), "cpu", 1, &model));
+    CHECK_OK(StepEngine::create(model, &engine));
+    CHECK_OK(Arena::create(engine->state_bytes(), &state));
+    CHECK_OK(Arena::create(engine->workspace_bytes(), &workspace));
+    // Scratch may hold anything.
+    std::memset(workspace.data(), 0x7f, workspace.bytes());
+    engine->reset(state.data());
+  }
+
+  Status push(Track track) {
+    const std::vector<float> row = made_up_row(track, engine->rows(state.data(), track), engine->row_values());
+    return engine->push_row(state.data(), workspace.data(), track, row.data());
+  }
+  // Pushes what the next frame needs and makes it; motion (D).
+  std::vector<float> step(const StepParams& params) {
+    const int64_t needed[] = {frame() + 1 + params.look_ahead_self, frame() + 1 + params.look_ahead_other};
+    for (const Track track : kTracks) {
+      while (rows(track) < needed[static_cast<int>(track)]) CHECK_OK(push(track));
+    }
+    std::vector<float> motion(static_cast<size_t>(engine->channels()));
+    CHECK_OK(engine->step(state.data(), workspace.data(), params, motion.data()));
+    return motion;
+  }
+  // Bits of the last frame made, +-1.
+  std::vector<double> bits() const {
+    const unils_stream_sizes& sizes = model->config().sizes;
+    const float* at = arena_at<float>(state.data(), StateLayout(sizes).bits);
+    return std::vector<double>(at, at + sizes.levels * sizes.bits);
+  }
+  int64_t frame() const { return engine->frame(state.data()); }
+  int64_t rows(Track track) const { return engine->rows(state.data(), track); }
+
+  std::shared_ptr<const Model> model;
+  std::unique_ptr<StepEngine> engine;
+  Arena state, workspace;
+};
+
+// Pins each level that runs here in turn.
+template <typename Test>
+void at_every_level(const Test& test) {
+  for (const CpuLevel level : {CpuLevel::kRef, CpuLevel::kNeon, CpuLevel::kAvx2, CpuLevel::kAvx512}) {
+    if (!cpu_supports(level)) continue;
+    setenv("UNILS_CPU", cpu_level_name(level), 1);
+    test();
+  }
+  unsetenv("UNILS_CPU");
+}
+
+}  // namespace unils
