@@ -10,7 +10,7 @@ import pytest
 from unils_training.metrics import Metrics, Motion, Side, contingency, frame_level, quality_lines, voice_mask
 from unils_training.metrics.accumulate import Moments, frechet_distance, pearson
 from unils_training.metrics.alive import acceleration
-from unils_training.metrics.detect import blinks, lip_closures, nods, shakes, smiles
+from unils_training.metrics.detect import blinks, lip_closures, lip_gap, nods, shakes, smiles
 from unils_training.metrics.lips import LipMetrics
 from unils_training.metrics.listening import ListeningMetrics
 from unils_training.rigs import ARKIT_CHANNELS
@@ -57,12 +57,12 @@ def living(seed: int = 0) -> Motion:
     motion = Motion(values, ARKIT_CHANNELS)
     jaw = 0.3 + 0.2 * np.sin(np.arange(FRAMES) / 3.0)
     jaw[500:] = 0.01
-    closing = 1.0 - bumps([40, 100, 160, 220, 300, 380], 8, 1.0)
+    bump = bumps([40, 100, 160, 220, 300, 380], 8, 1.0)
     shut = {name: 0.0 for name in ARKIT_CHANNELS if name.startswith("mouth") and "Smile" not in name}
     return moved(
         motion,
-        **shut,
-        jawOpen=jaw * closing,
+        **{**shut, "mouthPressLeft": 0.4 * bump, "mouthPressRight": 0.4 * bump},
+        jawOpen=jaw * (1.0 - bump),
         eyeBlinkLeft=bumps(list(range(50, FRAMES, 100)), 8, 1.0),
         eyeBlinkRight=bumps(list(range(50, FRAMES, 100)), 8, 1.0),
         headPitch=-bumps([560, 700, 820, 940], 14, 0.15),
@@ -152,17 +152,34 @@ def test_truth_and_prediction_must_be_of_one_length() -> None:
 # Detectors
 
 
-def test_lips_touch_when_the_jaw_closes_or_mouth_close_undoes_it() -> None:
+def test_lips_close_when_the_jaw_or_mouth_close_lets_them_and_they_press() -> None:
     talk = moved(still(), jawOpen=0.3)
     assert lip_closures(talk).shape == (0, 2)
-    closed = moved(talk, mouthClose=bumps([300, 600], 8, 0.3))
+    bump = bumps([300, 600], 8, 1.0)
+    pressed = moved(talk, mouthPressLeft=0.4 * bump, mouthPressRight=0.4 * bump)
+    assert lip_closures(pressed).shape == (0, 2)
+    closed = moved(pressed, mouthClose=0.3 * bump)
     assert [int(sum(run) // 2) for run in lip_closures(closed)] == [300, 600]
-    shut_jaw = moved(talk, jawOpen=0.3 - bumps([300, 600], 8, 0.3))
-    assert len(lip_closures(shut_jaw)) == 2
+    assert len(lip_closures(moved(pressed, jawOpen=0.3 - 0.3 * bump))) == 2
 
 
-def test_lips_that_stay_shut_are_at_rest_not_closing() -> None:
-    assert lip_closures(moved(still(), jawOpen=np.where(np.arange(FRAMES) < 500, 0.3, 0.0))).shape == (0, 2)
+def test_lip_gap_by_hand() -> None:
+    # (.5 - .2) + .4 x mean(.1, .3) + .4 x .1 - .3 x mean(.2, .4) - .3 x mean(0, .2)
+    face = moved(
+        still(1),
+        **{"jawOpen": 0.5, "mouthClose": 0.2, "mouthLowerDownLeft": 0.1, "mouthLowerDownRight": 0.3},
+        **{"mouthUpperUpLeft": 0.1, "mouthUpperUpRight": 0.1, "mouthPressLeft": 0.2, "mouthPressRight": 0.4},
+        mouthRollLower=0.2,
+    )
+    assert lip_gap(face) == pytest.approx([0.3 + 0.08 + 0.04 - 0.09 - 0.03])
+
+
+def test_lips_at_rest_or_pressed_for_long_are_not_closing() -> None:
+    quiet = np.arange(FRAMES) >= 500
+    rest = moved(still(), jawOpen=np.where(quiet, 0.0, 0.3))
+    assert lip_closures(rest).shape == (0, 2)
+    tight = np.where(quiet, 0.5, 0.0)
+    assert lip_closures(moved(rest, mouthPressLeft=tight, mouthPressRight=tight)).shape == (0, 2)
 
 
 def test_a_blink_needs_both_lids_and_a_wobble_at_the_threshold_is_one_blink() -> None:
@@ -233,20 +250,22 @@ def test_jaw_correlation_is_a_mean_over_clips_and_a_still_jaw_earns_nothing() ->
     assert inverted.result()["jaw_correlation"] == pytest.approx(-1.0)
 
 
+def closing(at: list[int]) -> Motion:
+    bump = bumps(at, 8, 1.0)
+    return moved(still(), jawOpen=0.3 * (1.0 - bump), mouthPressLeft=0.4 * bump, mouthPressRight=0.4 * bump)
+
+
 def test_late_closures_are_measured_late_and_missing_ones_are_missed() -> None:
-    truth, talk = living(), 0.3 + 0.2 * np.sin(np.arange(FRAMES) / 3.0)
     at = [40, 100, 160, 220, 300, 380]
-    late = moved(truth, jawOpen=np.full(FRAMES, 0.3) * (1 - bumps([a + 2 for a in at], 8, 1.0)))
-    true = moved(truth, jawOpen=np.full(FRAMES, 0.3) * (1 - bumps(at, 8, 1.0)))
     lips = LipMetrics()
-    lips.add(side(true, late))
+    lips.add(side(closing(at), closing([frame + 2 for frame in at])))
     result = lips.result()
     assert result["closure_timing_median_frames"] == 2.0
     assert result["closure_timing_bias_frames"] == 2.0
     assert result["closure_timing_share_within_1"] == 0.0
     assert result["closures"]["recall"] == 1.0
     half = LipMetrics()
-    half.add(side(true, moved(truth, jawOpen=talk * (1 - bumps([*at[:3], 430], 8, 1.0)))))
+    half.add(side(closing(at), closing([*at[:3], 430])))
     assert half.result()["closures"]["recall"] == 0.5
     assert half.result()["closures"]["precision"] == 0.75
 

@@ -37,8 +37,8 @@ def lip_gap(motion: Motion) -> Floats:
 
 
 def lip_closures(motion: Motion) -> Events:
-    """Lips that meet for at most 0.4 s, as on p, b and m; lips that stay shut longer are at rest."""
-    return of_length(hysteresis(-lip_gap(motion), on=-0.02, off=-0.05), 1, 10)
+    """Lips pressed together for at most 0.4 s, as on p, b and m. At rest they meet too, but are not pressed."""
+    return of_length(hysteresis(-lip_gap(motion), on=0.05, off=0.03), 1, 10)
 
 
 def blinks(motion: Motion) -> Events:
@@ -47,14 +47,13 @@ def blinks(motion: Motion) -> Events:
     return of_length(hysteresis(lids, on=0.5, off=0.3), 1, 20)
 
 
-def _swings(angle: Floats, other_angle: Floats, least_range: float, least_turns: int) -> Events:
-    """Bursts of fast movement of one head angle (T,) that outweigh the other's."""
+def _swings(angle: Floats, other_angle: Floats, sway: float, least_range: float, least_turns: int) -> Events:
+    """Bursts of movement of one head angle (T,) that outweigh the other's; slower than `sway` frames is none."""
     if len(angle) < 2:
         return np.zeros((0, 2), np.int64)
-    banded = smooth(angle, 1.0) - smooth(angle, 12.0)
+    banded, other = (smooth(a, 1.0) - smooth(a, sway) for a in (angle, other_angle))
     velocity = np.gradient(banded) * FRAME_RATE
-    bursts = of_length(join(hysteresis(np.abs(velocity), on=0.25, off=0.10), gap=5), 6, 75)
-    other = smooth(other_angle, 1.0)
+    bursts = of_length(join(hysteresis(np.abs(velocity), on=0.20, off=0.10), gap=2), 6, 75)
     kept = []
     for start, end in bursts:
         turns = np.count_nonzero(np.diff(np.signbit(velocity[start:end])))
@@ -66,32 +65,32 @@ def _swings(angle: Floats, other_angle: Floats, least_range: float, least_turns:
 
 def nods(motion: Motion) -> Events:
     """The head goes down and up again, once or more, faster than it sways."""
-    return _swings(motion["headPitch"], motion["headYaw"], least_range=0.05, least_turns=1)
+    return _swings(motion["headPitch"], motion["headYaw"], sway=8.0, least_range=0.04, least_turns=1)
 
 
 def shakes(motion: Motion) -> Events:
     """The head turns to and fro at least twice."""
-    return _swings(motion["headYaw"], motion["headPitch"], least_range=0.08, least_turns=2)
+    return _swings(motion["headYaw"], motion["headPitch"], sway=12.0, least_range=0.06, least_turns=2)
 
 
-def _raised(signal: Floats, rise: float, shortest: int) -> Events:
-    """Runs of (T,) that rise over the clip's own lower quartile by `rise`, down to 0.4 of it."""
+def _raised(signal: Floats, sigma: float, shortest: int) -> Events:
+    """Runs of (T,), smoothed over `sigma` frames, that rise over the clip's own lower quartile by .18, down to .09."""
     if len(signal) == 0:
         return np.zeros((0, 2), np.int64)
-    calm = smooth(signal, 2.0)
+    calm = smooth(signal, sigma)
     above = calm - np.percentile(calm, 25)
-    return of_length(join(hysteresis(above, on=rise, off=0.4 * rise), gap=5), shortest, 10**9)
+    return of_length(join(hysteresis(above, on=0.18, off=0.09), gap=5), shortest, 10**9)
 
 
 def smiles(motion: Motion) -> Events:
     """Both corners of the mouth rise over the clip's baseline for at least 0.4 s."""
-    return _raised(np.minimum(motion["mouthSmileLeft"], motion["mouthSmileRight"]), rise=0.18, shortest=10)
+    return _raised(np.minimum(motion["mouthSmileLeft"], motion["mouthSmileRight"]), sigma=2.0, shortest=10)
 
 
 def brow_raises(motion: Motion) -> Events:
     """The brows rise over the clip's baseline for at least 0.2 s."""
     raised = motion.mean_of("browInnerUp", "browOuterUpLeft", "browOuterUpRight")
-    return _raised(raised, rise=0.15, shortest=5)
+    return _raised(raised, sigma=1.0, shortest=5)
 
 
 DETECTORS: dict[str, Callable[[Motion], Events]] = {
