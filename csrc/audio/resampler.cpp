@@ -39,7 +39,7 @@ void Resampler::set_rate(int rate) {
 }
 
 void Resampler::restart() {
-  const int rate = state_.rate;
+  const int64_t rate = state_.rate;
   state_ = State();
   state_.rate = rate;
 }
@@ -49,14 +49,26 @@ void Resampler::set_state(const State& state) {
   if (state_.rate != 0) build_table();
 }
 
+bool Resampler::plausible(const State& state) {
+  constexpr int64_t kMostSamples = int64_t{1} << 44;
+  if (state.rate == 0) return state.consumed == 0 && state.produced == 0;
+  if (!supports(state.rate) || state.consumed < 0 || state.consumed > kMostSamples) return false;
+  const auto outputs = [&state](int64_t inputs) {
+    return std::max<int64_t>(0, (inputs * kOutputRate + state.rate - 1) / state.rate);
+  };
+  if (state.produced > outputs(state.consumed)) return false;
+  if (state.produced < outputs(state.consumed - half_width(state.rate))) return false;
+  return std::all_of(state.history, state.history + kMaxTaps, [](float sample) { return std::fabs(sample) <= 1.0f; });
+}
+
 void Resampler::build_table() {
-  const int rate = state_.rate;
+  const int rate = this->rate();
   if (rate == table_rate_) return;
   table_rate_ = rate;
   const int divisor = std::gcd(rate, kOutputRate);
   up_ = kOutputRate / divisor;
   down_ = rate / divisor;
-  half_ = rate == kOutputRate ? 0 : rate / 400;
+  half_ = static_cast<int>(half_width(rate));
   taps_ = (2 * half_ + kLanes - 1) / kLanes * kLanes;
   if (half_ == 0) return;
 
@@ -91,7 +103,7 @@ void Resampler::build_table() {
 
 double Resampler::delay_seconds() const {
   if (half_ == 0 || state_.rate == 0) return 0.0;
-  return (half_ + 1.0) / state_.rate - 1.0 / kOutputRate;
+  return (half_ + 1.0) / rate() - 1.0 / kOutputRate;
 }
 
 int64_t Resampler::spanned() const { return (state_.consumed * up_ + down_ - 1) / down_; }

@@ -24,9 +24,9 @@ class Resampler {
   static constexpr int kMaxTaps = 480;          // 2 * 96000 / 400, a multiple of kLanes
   static constexpr size_t kTableFloats = 40960;  // coefficients: 160 KiB
 
-  // All that changes with the audio; plain data, so that a snapshot can copy it.
+  // All that changes with the audio; plain data without padding, so that a snapshot can copy it.
   struct State {
-    int32_t rate = 0;      // Hz; 0 until set_rate
+    int64_t rate = 0;      // Hz; 0 until set_rate
     int64_t consumed = 0;  // input samples since restart
     int64_t produced = 0;  // output samples since restart
     float history[kMaxTaps] = {};  // the last inputs, newest last
@@ -43,7 +43,7 @@ class Resampler {
   void restart();
   // Forgets audio and rate.
   void reset() { state_ = State(); }
-  int rate() const { return state_.rate; }
+  int rate() const { return static_cast<int>(state_.rate); }
 
   // Delay of one output in seconds, worst case: from the end of the output sample to the end of the input it waits for.
   double delay_seconds() const;
@@ -58,11 +58,16 @@ class Resampler {
   int flush(float* output);
 
   const State& state() const { return state_; }
-  // State from a snapshot, already checked; rebuilds the table when the rate is another.
+  // Whether a resampler can be in this state. Counters are bounded too, so that no position overflows.
+  static bool plausible(const State& state);
+  // A plausible state, from a snapshot; rebuilds the table when the rate is another.
   void set_state(const State& state);
 
  private:
   static constexpr int kLanes = 8;
+
+  // Half width in input samples.
+  static constexpr int64_t half_width(int64_t rate) { return rate == kOutputRate ? 0 : rate / 400; }
 
   int64_t spanned() const;  // outputs whose time lies before the end of the input
   void build_table();

@@ -156,22 +156,12 @@ void TrackInput::save(State* state) {
 }
 
 bool TrackInput::plausible(const State& state) {
-  // Far beyond any session's life, and small enough that no product of a position and a rate overflows.
-  constexpr int64_t kMostSamples = int64_t{1} << 44;
+  // Far beyond any session's life, and small enough that no sum of positions overflows.
+  constexpr int64_t kMostSamples = int64_t{1} << 46;
   const auto counts = [](int64_t value) { return value >= 0 && value <= kMostSamples; };
-  const Resampler::State& resampler = state.resampler;
-  if (resampler.rate != 0 && !Resampler::supports(resampler.rate)) return false;
-  if (!counts(state.read) || !counts(state.written) || !counts(state.refused)) return false;
-  if (!counts(resampler.consumed) || !counts(resampler.produced)) return false;
-  if (state.written < state.read || state.written - state.read > AudioRing::kCapacity) return false;
-  if (resampler.rate == 0 && (resampler.consumed != 0 || resampler.produced != 0)) return false;
-  for (const float sample : resampler.history) {
-    if (!(std::fabs(sample) <= 1.0f)) return false;
-  }
-  if (resampler.rate == 0) return true;
-  // Produced follows from consumed, within the half width.
-  const double spanned = static_cast<double>(resampler.consumed) * Resampler::kOutputRate / resampler.rate;
-  return std::fabs(spanned - static_cast<double>(resampler.produced)) <= 64.0;
+  return Resampler::plausible(state.resampler) && counts(state.read) && counts(state.written) && counts(state.refused) &&
+         state.written >= state.read && state.written - state.read <= AudioRing::kCapacity &&
+         (state.finished == 0 || state.finished == 1);
 }
 
 void TrackInput::load(const State& state) {

@@ -18,13 +18,13 @@ namespace unils {
 
 class TrackInput {
  public:
-  // Plain data for snapshots.
+  // Plain data for snapshots, without padding.
   struct State {
     Resampler::State resampler;
     int64_t read = 0, written = 0;  // of the ring
     int64_t refused = 0;            // samples at the caller's rate
     uint64_t restarts = 0;
-    int32_t finished = 0;
+    int64_t finished = 0;
   };
 
   // name: "self" or "other", static. samples: (AudioRing::kCapacity); table: (Resampler::kTableFloats).
