@@ -124,8 +124,10 @@ def _read_wav(path: Path) -> NDArray[np.int16]:
 
 def _column(arrays: dict[str, Any], name: str, dtype: type, file: Path, length: int | None) -> NDArray[Any]:
     value = arrays.get(name)
-    if value is None:
+    if value is None and not length:
         return np.empty(0, dtype=dtype)
+    if value is None:
+        raise CorpusError(f"{file} has no array named {name}")
     if value.ndim != 1 or (length is not None and len(value) != length):
         raise CorpusError(f"{file}: {name} has shape {value.shape}, expected ({'N' if length is None else length},)")
     column: NDArray[Any] = value.astype(dtype)
