@@ -229,8 +229,10 @@ unils_status unils_session_frames_ready(const unils_session* session, int64_t* c
 unils_status unils_session_interrupt(unils_session* session, int64_t* generation) {
   return run([&]() -> Status {
     UNILS_REQUIRE(session);
-    UNILS_REQUIRE(generation);
-    return session->session->interrupt(generation);
+    int64_t raised = 0;
+    UNILS_RETURN_IF_ERROR(session->session->interrupt(&raised));
+    if (generation != nullptr) *generation = raised;
+    return Status();
   });
 }
 
