@@ -10,7 +10,11 @@
  *
  * Threads. A model is immutable and may be shared by any number of sessions and threads. On one session, one thread
  * per track may push and one thread may do everything else, at the same time. A second concurrent pusher on a track,
- * or a second concurrent puller, is refused with UNILS_ERROR_BUSY; nothing is corrupted.
+ * or a second thread in any other call, is refused with UNILS_ERROR_BUSY; nothing is corrupted. Only
+ * unils_session_free needs the session to itself.
+ * A push never waits for another call. Beside it, pull, frames_ready, interrupt, get_latency and get_stats do not wait
+ * either; a push in flight while interrupt runs counts as pushed before it. finish, reset, snapshot and restore wait
+ * for a push in flight, and a push that meets one of them takes nothing, as if the ring were full.
  *
  * Ownership. Whoever creates frees: unils_model_free, unils_session_free. A session keeps its model alive. Buffers
  * passed in are borrowed for the duration of the call only. Strings returned are owned by the library; each says how
@@ -53,8 +57,14 @@ typedef enum unils_sample_format { UNILS_INT16 = 0, UNILS_FLOAT32 = 1 } unils_sa
 /* When frame t may be made.
  * BOTH : both tracks have reached it (plus their look-ahead).
  * OTHER: the other track has. Own audio that is missing is silence; own audio pushed early waits for its turn; own
- *        audio that starts late starts at the next frame to be made.
- * SELF : own audio has. The other track is silence and refuses audio. */
+ *        audio that comes late starts at the next frame to be made. Look-ahead on self hears what has been pushed, and
+ *        silence beyond; when more comes, it hears that. So here, and only here, frames depend on when own audio was
+ *        pushed between two pulls.
+ * SELF : own audio has. The other track is silence and refuses audio.
+ *
+ * Tracks that drift apart. Time is counted in samples and nothing is stretched or dropped: under BOTH the track that is
+ * ahead waits in its ring (16 s), and when that is full its pushes take less. unils_stats.skew_samples tells how far
+ * apart the tracks are. For two devices with clocks of their own use OTHER, or resample one to the other. */
 typedef enum unils_clock { UNILS_CLOCK_BOTH = 0, UNILS_CLOCK_OTHER = 1, UNILS_CLOCK_SELF = 2 } unils_clock;
 
 typedef struct unils_model unils_model;
@@ -112,18 +122,21 @@ typedef struct unils_latency {
   size_t struct_size;
   double hop_ms;              /* 40: a frame needs the whole hop it covers */
   double look_ahead_self_ms, look_ahead_other_ms;
-  double resampler_self_ms, resampler_other_ms; /* 0 until the first push fixes the track's rate, and at 16 kHz */
-  double total_ms;            /* from the first sample of a hop on the live track to its frame */
+  double resampler_self_ms, resampler_other_ms; /* <= 2.6; 0 until the first push fixes the rate, and at 16 kHz */
+  /* From the first sample of a hop to its frame, when audio comes live: hop + look-ahead + resampler of the track that
+   * the clock waits for; under BOTH, of the later of the two. (Own audio pushed look_ahead_self ahead of its time, as
+   * text-to-speech is, adds nothing: then it is hop_ms + look_ahead_other_ms + resampler_other_ms.) */
+  double total_ms;
 } unils_latency;
 
 typedef struct unils_stats {
   size_t struct_size;
   int64_t frames;              /* made since creation or reset */
-  double step_p50_us, step_p95_us, step_p99_us; /* compute per frame, over the last 4096 */
-  int64_t samples_self, samples_other;          /* taken, at 16 kHz */
-  int64_t skew_samples;        /* samples_self - samples_other on the session's time line */
-  int64_t refused_samples;     /* offered but not taken because a ring was full */
-  int64_t silent_own_frames;   /* clock OTHER: frames made with own audio missing */
+  double step_p50_us, step_p95_us, step_p99_us; /* compute per frame, features included, over the last 4096 */
+  int64_t samples_self, samples_other;          /* taken since creation or reset, at 16 kHz */
+  int64_t skew_samples;        /* end of own audio minus end of the other's on the time line, at 16 kHz; 0 under SELF */
+  int64_t refused_samples;     /* offered but not taken because a ring was full, at the caller's rate */
+  int64_t silent_own_frames;   /* clock OTHER: frames made with own audio missing, in whole or in part */
   size_t session_bytes;        /* everything this session holds */
 } unils_stats;
 
@@ -153,24 +166,34 @@ UNILS_API unils_status unils_session_create(const unils_model* model, const unil
                                             unils_session** session);
 UNILS_API void unils_session_free(unils_session* session);
 
-/* Mono. Never blocks, allocates or computes. *taken <= count is what fitted; offer the rest again after a pull.
- * The first push on a track fixes its sample_rate (8000..96000) until reset. */
+/* Mono. Never waits, allocates (but for the sentence of a failure) or makes a frame. *taken <= count is what fitted;
+ * offer the rest again after a pull. The first samples on a track fix its sample_rate (8000..96000 Hz, any integer)
+ * until reset. Float samples beyond [-1, 1] are clipped; samples need no alignment. Audio is resampled to 16 kHz in its
+ * place: time stamps do not move, the audio only waits up to resampler_*_ms longer. */
 UNILS_API unils_status unils_session_push_audio(unils_session* session, unils_track track, const void* samples,
                                                 unils_sample_format format, int64_t count, int32_t sample_rate,
                                                 int64_t* taken);
-/* Makes every frame that can be made, up to capacity, and never waits for audio. *count may be 0. */
+/* Makes every frame that can be made, up to capacity, and never waits for audio. *count may be 0. When a frame fails
+ * after others were made, those are returned with UNILS_OK and the next pull returns the failure. */
 UNILS_API unils_status unils_session_pull_frames(unils_session* session, const unils_frames* frames, int64_t capacity,
                                                  int64_t* count);
 /* Frames that a pull could make now. */
 UNILS_API unils_status unils_session_frames_ready(const unils_session* session, int64_t* count);
 /* Barge-in: own audio from the next frame on is forgotten, also what look-ahead had already heard; the other track and
- * the face go on. Raises the generation of the frames that follow. Own audio pushed next starts at the next frame. */
+ * the face go on. Raises the generation of the frames that follow (*generation, may be NULL). Own audio pushed next
+ * starts at the next frame; under BOTH and SELF go on pushing it (or silence), or no frame can be made. */
 UNILS_API unils_status unils_session_interrupt(unils_session* session, int64_t* generation);
-/* No more audio: what is missing of the last hop, of look-ahead and of the shorter track is silence. */
+/* No more audio: what is missing of the last hop, of look-ahead and of the shorter track is silence, and the longer
+ * track decides how many frames there are. Pushing is UNILS_ERROR_STATE from now on; pull until *count is 0. */
 UNILS_API unils_status unils_session_finish(unils_session* session);
+/* As newly made with the same options; the tracks' rates are free again. */
 UNILS_API unils_status unils_session_reset(unils_session* session);
 
-/* A snapshot is plain bytes, valid for any session of the same model and options. */
+/* A snapshot is plain bytes, valid for any session of the same model and options (style included) on this kind of
+ * machine and version of the library; a session restored from it goes on bit by bit. One that is cut, damaged or of
+ * another model or options is UNILS_ERROR_INVALID_ARGUMENT and changes nothing; one forged so that it contradicts
+ * itself leaves the session as after a reset. Numbers are checked, but a snapshot is not signed: do not restore what a
+ * stranger made. */
 UNILS_API size_t unils_session_snapshot_bytes(const unils_session* session);
 UNILS_API unils_status unils_session_snapshot(unils_session* session, void* buffer, size_t bytes);
 UNILS_API unils_status unils_session_restore(unils_session* session, const void* buffer, size_t bytes);
