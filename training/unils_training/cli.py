@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     for stage in STAGES:
         command = commands.add_parser(stage, help=helps[stage])
         _add_common(command)
-        command.add_argument("--steps", type=int, help="optimiser steps; sets the schedule too")
-        command.add_argument("--minutes", type=float, help="end after this much training time, the schedule with it")
+        command.add_argument("--steps", type=int, help="end, and the schedule with it, after this many steps")
+        command.add_argument("--minutes", type=float, help="end, and the schedule with it, after this much time")
         command.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
         command.set_defaults(run=_train)
         if stage == "dialogue":
@@ -75,10 +75,9 @@ def _config(options: argparse.Namespace) -> Config:
         overrides.append(f"corpus.path={options.corpus!r}")
     if options.run_dir:
         overrides.append(f"run={options.run_dir!r}")
-    for name in ("steps", "minutes"):
-        value = getattr(options, name, None)
-        if value is not None:
-            overrides.append(f"{options.command}.training.{name}={value}")
+    limits = {name: getattr(options, name, None) for name in ("steps", "minutes")}
+    if any(value is not None for value in limits.values()):
+        overrides += [f"{options.command}.training.{name}={value or 0}" for name, value in limits.items()]
     return load_config(options.config, [*overrides, *options.set])
 
 

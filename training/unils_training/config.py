@@ -91,7 +91,7 @@ class CorpusConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How one stage is optimised. It ends at `steps` or, when `minutes` is not 0, after that much training time."""
+    """How one stage is optimised. It ends, and its schedule with it, at `steps` or after `minutes`; 0 is no limit."""
 
     steps: int = 2000
     minutes: float = 0.0
@@ -103,13 +103,17 @@ class TrainingConfig:
     weight_decay: float = 0.01
     beta2: float = 0.98
     clip_norm: float = 1.0
-    ema_decay: float = 0.995
+    ema_decay: float = 0.998
     precision: typing.Literal["float32", "bfloat16"] = "bfloat16"
     threads: int = 2
     checkpoint_steps: int = 500
     validation_steps: int = 500
     validation_clips: int = 32
     log_steps: int = 20
+
+    def __post_init__(self) -> None:
+        if self.steps <= 0 and self.minutes <= 0:
+            raise ConfigError("a stage needs training.steps or training.minutes to end")
 
 
 @dataclasses.dataclass(frozen=True)

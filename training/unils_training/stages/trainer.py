@@ -51,10 +51,9 @@ class _Progress:
 
     def share(self, training: TrainingConfig) -> float:
         """How much of the steps or of the time is over, 0..1."""
-        shares = [self.step / training.steps]
-        if training.minutes:
-            shares.append(self.seconds / (60.0 * training.minutes))
-        return min(1.0, max(shares))
+        by_steps = self.step / training.steps if training.steps else 0.0
+        by_time = self.seconds / (60.0 * training.minutes) if training.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
 
 
 def stage_folder(config: Config, name: str) -> Path:
@@ -124,8 +123,9 @@ def train_stage(stage: Stage, config: Config, training: TrainingConfig, resume: 
     stage.module.train()
     with (
         SummaryWriter(str(folder / "logs")) as writer,
-        tqdm(total=training.steps, initial=progress.step, desc=stage.name, mininterval=2.0, dynamic_ncols=True) as bar,
+        tqdm(total=training.steps or None, initial=progress.step, desc=stage.name, mininterval=2.0, dynamic_ncols=True) as bar,
     ):
+        clock = time.perf_counter()
         while progress.share(training) < 1.0:
             started = time.perf_counter()
             rate = learning_rate(training, progress.step, progress.share(training))
@@ -145,7 +145,6 @@ def train_stage(stage: Stage, config: Config, training: TrainingConfig, resume: 
             with torch.no_grad():
                 torch._foreach_lerp_(average, [p.detach() for p in parameters], 1.0 - decay)
             progress.step += 1
-            progress.seconds += time.perf_counter() - started
             bar.update()
             if progress.step % training.log_steps == 0:
                 speed = training.batch_clips * training.clip_frames / (time.perf_counter() - started)
@@ -159,6 +158,8 @@ def train_stage(stage: Stage, config: Config, training: TrainingConfig, resume: 
                 for name, value in values.items():
                     writer.add_scalar(f"training/{name}", value, progress.step)
                 bar.set_postfix(loss=f"{values['loss']:.4f}", fps=f"{speed:.0f}", refresh=False)
+            now = time.perf_counter()
+            progress.seconds, clock = progress.seconds + now - clock, now
             finished = progress.share(training) >= 1.0
             if finished or progress.step % training.validation_steps == 0:
                 validate(writer)
