@@ -123,7 +123,7 @@ def train_stage(stage: Stage, config: Config, training: TrainingConfig, resume: 
     stage.module.train()
     with (
         SummaryWriter(str(folder / "logs")) as writer,
-        tqdm(total=training.steps or None, initial=progress.step, desc=stage.name, mininterval=2.0, dynamic_ncols=True) as bar,
+        tqdm(total=training.steps or None, initial=progress.step, desc=stage.name, mininterval=2.0) as bar,
     ):
         clock = time.perf_counter()
         while progress.share(training) < 1.0:
