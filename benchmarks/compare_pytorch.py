@@ -20,6 +20,7 @@ import torch
 
 import unils_sdk
 from unils_sdk.model import BUNDLED_MODEL
+from unils_training.evaluate import in_range
 from unils_training.models.features import HOP_SAMPLES, log_mel_rows
 from unils_training.models.stream import TRACKS, Sampling, StreamModel
 
@@ -64,7 +65,7 @@ def compare(bundle: Path, frames: int, seed: int = 0) -> dict[str, object]:
             for track, (first, end) in heard.items():
                 for row in range(first, end):
                     reference.push_row(state, track, rows[track][None, row])
-            theirs = reference.step(state, sampling, seeds).motion.numpy()
+            theirs = in_range(reference.step(state, sampling, seeds).motion.numpy())
             pytorch_us.append((time.perf_counter() - start) * 1e6)
             pushed = {track: end for track, (_, end) in heard.items()}
             if float(np.abs(ours - theirs).max()) > SAME:

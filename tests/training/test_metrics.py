@@ -452,3 +452,18 @@ def test_quality_lines_say_met_missed_and_not_measured() -> None:
     assert bad["blinks a minute"] is False
     assert bad["channels stuck"] is False
     assert bad["reaction F1 / with a shuffled partner"] is None
+
+
+# Detectors against labels
+
+
+def test_detectors_are_scored_against_labels_in_the_state_they_are_judged_in() -> None:
+    labels = {
+        "nod": np.array([[553, 567], [620, 640]]),
+        "blink": np.array([[frame - 4, frame + 4] for frame in range(50, FRAMES, 100)]),
+    }
+    check = measured(living(), living(1), labels=labels)["detectors"]
+    assert (check["blink"]["truth"], check["blink"]["hits"], check["blink"]["f1"]) == (10, 10, 1.0)
+    assert (check["nod"]["truth"], check["nod"]["predicted"], check["nod"]["hits"]) == (2, 4, 1)
+    assert (check["smile"]["truth"], check["smile"]["predicted"], check["smile"]["hits"]) == (0, 2, 0)
+    assert measured(living(), living())["detectors"] == {}

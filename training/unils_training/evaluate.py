@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from unils_training.metrics import Metrics, contingency, markdown_table, quality_lines
 from unils_training.metrics.corpus_side import CorpusSide, partner_id, read_corpus, read_split
-from unils_training.metrics.side import FRAME_RATE, HOP_SAMPLES
+from unils_training.metrics.side import FRAME_RATE, GROUPS, HOP_SAMPLES
+from unils_training.rigs import ARKIT_CHANNELS
 
 CHUNK_SAMPLES = 320  # 20 ms, as a microphone delivers
 LONG_RUN_BLOCK_MINUTES = 10.0
@@ -92,7 +93,7 @@ def generate(run: Run, self_audio: NDArray[np.int16], other_audio: NDArray[np.in
             cfg_scale=defaults["cfg_scale"] if run.cfg_scale is None else run.cfg_scale,
             seed=seed,
         )["motion"]
-        return motion
+        return in_range(motion)
     import unils_sdk
 
     session = unils_sdk.Session(
@@ -112,6 +113,14 @@ def generate(run: Run, self_audio: NDArray[np.int16], other_audio: NDArray[np.in
     session.finish()
     batches.append(session.pull_frames().values)
     return np.concatenate(batches)
+
+
+def in_range(motion: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Motion (T, D) of rig `arkit` as the engine lets it out: blendshapes in 0..1, angles in a quarter turn."""
+    angles = [ARKIT_CHANNELS.index(name) for name in GROUPS["head"]]
+    low, high = np.zeros(len(ARKIT_CHANNELS), np.float32), np.ones(len(ARKIT_CHANNELS), np.float32)
+    low[angles], high[angles] = -np.pi / 2, np.pi / 2
+    return np.clip(motion, low, high)
 
 
 def heard_audio(clip: CorpusSide, voice: str) -> NDArray[np.int16]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unils_training.metrics.alive import AliveMetrics
+from unils_training.metrics.check import DetectorCheck
 from unils_training.metrics.lips import LipMetrics
 from unils_training.metrics.listening import ListeningMetrics, contingency
 from unils_training.metrics.side import Motion, Side, frame_level, voice_mask
@@ -33,6 +34,7 @@ class Metrics:
     alive: AliveMetrics = field(default_factory=AliveMetrics)
     listening: ListeningMetrics = field(default_factory=ListeningMetrics)
     spectrum: ListeningSpectrum = field(default_factory=ListeningSpectrum)
+    detectors: DetectorCheck = field(default_factory=DetectorCheck)
 
     def add(self, side: Side) -> None:
         """Counts one clip."""
@@ -40,12 +42,14 @@ class Metrics:
         self.alive.add(side)
         self.listening.add(side)
         self.spectrum.add(side)
+        self.detectors.add(side)
 
     def __iadd__(self, other: Metrics) -> Metrics:
         self.lips += other.lips
         self.alive += other.alive
         self.listening += other.listening
         self.spectrum += other.spectrum
+        self.detectors += other.detectors
         return self
 
     def result(self) -> dict[str, Any]:
@@ -55,4 +59,5 @@ class Metrics:
             "alive": self.alive.result(),
             "listening": self.listening.result(),
             "listening_spectrum": self.spectrum.result(),
+            "detectors": self.detectors.result(),
         }

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from unils_training.metrics.events import Events, Floats, hysteresis, join, of_length
+from unils_training.metrics.events import NO_EVENTS, Events, Floats, hysteresis, join, of_length
 from unils_training.metrics.side import FRAME_RATE, Motion
 
 
@@ -50,7 +50,7 @@ def blinks(motion: Motion) -> Events:
 def _swings(angle: Floats, other_angle: Floats, sway: float, least_range: float, least_turns: int) -> Events:
     """Bursts of movement of one head angle (T,) that outweigh the other's; slower than `sway` frames is none."""
     if len(angle) < 2:
-        return np.zeros((0, 2), np.int64)
+        return NO_EVENTS
     banded, other = (smooth(a, 1.0) - smooth(a, sway) for a in (angle, other_angle))
     velocity = np.gradient(banded) * FRAME_RATE
     bursts = of_length(join(hysteresis(np.abs(velocity), on=0.20, off=0.10), gap=2), 6, 75)
@@ -76,7 +76,7 @@ def shakes(motion: Motion) -> Events:
 def _raised(signal: Floats, sigma: float, shortest: int) -> Events:
     """Runs of (T,), smoothed over `sigma` frames, that rise over the clip's own lower quartile by .18, down to .09."""
     if len(signal) == 0:
-        return np.zeros((0, 2), np.int64)
+        return NO_EVENTS
     calm = smooth(signal, sigma)
     above = calm - np.percentile(calm, 25)
     return of_length(join(hysteresis(above, on=0.18, off=0.09), gap=5), shortest, 10**9)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Events = NDArray[np.int64]
+NO_EVENTS: Events = np.zeros((0, 2), np.int64)
 
 
 def runs(active: Bools) -> Events:

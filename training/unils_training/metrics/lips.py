@@ -9,7 +9,7 @@ import numpy as np
 
 from unils_training.metrics.accumulate import Mean, Moments, pearson
 from unils_training.metrics.detect import lip_closures
-from unils_training.metrics.events import Counts, centres, match_by_time, within
+from unils_training.metrics.events import NO_EVENTS, Counts, centres, match_by_time, within
 from unils_training.metrics.side import Side
 
 CLOSURE_TOLERANCE_FRAMES = 3.0
@@ -48,8 +48,8 @@ class LipMetrics:
         pairs = match_by_time(truth, prediction, CLOSURE_TOLERANCE_FRAMES)
         self.closures += Counts(len(pairs), len(truth), len(prediction))
         self.timing_errors += (centres(prediction)[pairs[:, 1]] - centres(truth)[pairs[:, 0]]).tolist()
-        if "lip_closure" in side.labels:
-            labels = within(side.labels["lip_closure"], side.speaking)
+        if side.labels:
+            labels = within(side.labels.get("lip_closure", NO_EVENTS), side.speaking)
             hits = len(match_by_time(labels, prediction, CLOSURE_TOLERANCE_FRAMES))
             self.labelled += Counts(hits, len(labels), len(prediction))
 

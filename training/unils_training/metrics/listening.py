@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from unils_training.metrics.detect import DETECTORS
-from unils_training.metrics.events import Counts, Events, Floats, centres, iou, match, match_by_overlap, within
+from unils_training.metrics.events import (
+    NO_EVENTS,
+    Counts,
+    Events,
+    Floats,
+    centres,
+    iou,
+    match,
+    match_by_overlap,
+    within,
+)
 from unils_training.metrics.side import FRAME_RATE, Side
 
 REACTIONS = ("nod", "smile")  # what the reaction F1 counts
@@ -44,8 +54,8 @@ class ListeningMetrics:
             loose = len(loose_match(truth, prediction))
             self.strict.setdefault(kind, {})[side.name] = Counts(strict, len(truth), len(prediction))
             self.loose.setdefault(kind, {})[side.name] = Counts(loose, len(truth), len(prediction))
-            if kind in side.labels:
-                labels = within(side.labels[kind], side.listening)
+            if side.labels:
+                labels = within(side.labels.get(kind, NO_EVENTS), side.listening)
                 hits = len(match_by_overlap(labels, prediction, LEAST_IOU))
                 self.labelled.setdefault(kind, {})[side.name] = Counts(hits, len(labels), len(prediction))
 
