@@ -104,3 +104,19 @@ print(*(set(sys.modules) - before))
     top = {name.split(".")[0] for name in loaded}
     assert not top & {"torch", "onnxruntime", "av", "PIL", "tqdm", "scipy", "unils_training"}
     assert not loaded & {f"unils_sdk.{name}" for name in ("cli", "bench", "doctor", "demo", "render")}
+
+
+def test_the_stubs_name_what_the_core_has() -> None:
+    from unils_sdk import _core
+
+    def stubbed(body: list[ast.stmt]) -> set[str]:
+        return {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+    def present(thing: object) -> set[str]:
+        return {name for name in vars(thing) if not name.startswith("_")}
+
+    stubs = ast.parse((ROOT / "src" / "unils_sdk" / "_core.pyi").read_text(encoding="utf-8"))
+    assert stubbed(stubs.body) == present(_core)
+    for node in stubs.body:
+        if isinstance(node, ast.ClassDef):
+            assert stubbed(node.body) - {"__init__"} == present(getattr(_core, node.name))

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("unils-demo"), metavar="DIR", help="folder for its files (%(default)s)"
     )
     demo.add_argument("--seed", type=int, default=0, help="another seed, another performance (%(default)s)")
-    demo.add_argument("--backend", default="auto", help="auto, or the name of one (%(default)s)")
+    _add_model_options(demo)
     demo.add_argument("--quiet", action="store_true", help="no progress bar")
     demo.set_defaults(run=_demo)
 
@@ -115,13 +115,17 @@ def print_table(rows: Sequence[tuple[str, str]]) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     from unils_sdk.demo import run_demo
+    from unils_sdk.model import Model
 
-    figures = run_demo(options.out, seed=options.seed, backend=options.backend, progress=not options.quiet)
-    step = figures["step_us"]
+    model = Model.load(options.model, options.backend, options.threads)
+    figures = run_demo(options.out, seed=options.seed, model=model, progress=not options.quiet)
     print_table(
         [
-            ("frames", f"{figures['frames']} of {len(figures['channels'])} channels, {figures['seconds']:.1f} s"),
-            ("step", _percentiles(step, "us")),
+            (
+                "frames",
+                f"{figures['frames']} a face, of {len(figures['channels'])} channels: {figures['seconds']:.1f} s",
+            ),
+            ("step", _percentiles(figures["step_us"], "us")),
             ("first frame", f"{figures['first_frame_ms']:.1f} ms after its audio was complete"),
             ("real-time factor", f"{figures['real_time_factor']:.4f}"),
             ("latency", f"{figures['latency_ms']:.1f} ms, algorithmic"),
@@ -166,7 +170,7 @@ def _animate(options: argparse.Namespace) -> None:
             from unils_sdk.render import render_video
 
             with _progress_bar("filming", options.quiet) as progress:
-                render_video(path, [frames], list(voices.values()), progress=progress)
+                render_video(path, [frames], [voices.get("self"), voices.get("other")], progress=progress)
 
 
 def _bench(options: argparse.Namespace) -> None:
