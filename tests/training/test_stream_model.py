@@ -218,6 +218,8 @@ def test_sampling_is_greedy_at_zero_and_keeps_to_top_p() -> None:
     u = np.array([[0.999, 0.0001, 0.9, 0.1]], dtype=np.float32)
     assert sample_bits(logits, Sampling(temperature=0.0), u).tolist() == [[True, False, True, False]]
     assert sample_bits(logits, Sampling(top_p=0.97), u).tolist() == [[True, False, False, True]]
+    assert sample_bits(logits, Sampling(top_p=0.5), u).tolist() == [[True, False, True, False]]
+    assert sample_bits(torch.zeros(1, 4), Sampling(top_p=0.5), u).tolist() == [[True, True, True, True]]
     assert sample_bits(logits, Sampling(top_p=1.0), u).tolist() == [[False, True, False, True]]
 
 

@@ -232,7 +232,7 @@ def sample_bits(logits: Tensor, sampling: Sampling, u: npt.NDArray[np.float32]) 
         return logits > 0
     p = 1.0 / (1.0 + torch.exp(-logits / sampling.temperature))
     bits = torch.from_numpy(u) < p
-    return (bits | (p >= sampling.top_p)) & ~((1.0 - p) >= sampling.top_p)
+    return (p >= sampling.top_p) | (bits & ((1.0 - p) < sampling.top_p))
 
 
 def fit_samples(audio: Tensor, length: int, keep: int) -> Tensor:

@@ -30,8 +30,10 @@ class Stage(Protocol):
 
     name: str
     """Folder of the stage inside the run's folder."""
-    module: nn.Module
-    """Holds the parameters; those that require a gradient are trained."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Holds the parameters; those that require a gradient are trained."""
 
     def loss(self, rng: np.random.Generator, step: int, progress: float, /) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step and figures to log."""
