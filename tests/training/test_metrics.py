@@ -420,6 +420,19 @@ def test_contingency_compares_with_the_shuffled_partner() -> None:
     assert contingency(right_metrics, right_metrics)["ratio"] == 1.0
 
 
+def test_a_shuffled_partner_without_a_hit_counts_as_half_a_hit() -> None:
+    truth = moved(still(), headPitch=-bumps([560, 700], 14, 0.15))
+    right, shuffled, nothing = ListeningMetrics(), ListeningMetrics(), ListeningMetrics()
+    right.add(side(truth, moved(still(), headPitch=-bumps([560, 630], 14, 0.15))))
+    shuffled.add(side(truth, moved(still(), headPitch=-bumps([620, 760], 14, 0.15))))
+    nothing.add(side(still(), still()))
+    # 1 hit of 2 and 2, against half a hit of 2 and 2.
+    assert contingency(right, shuffled)["ratio"] == pytest.approx(2.0)
+    assert contingency(right, shuffled)["f1_shuffled"] == 0.0
+    assert np.isnan(contingency(nothing, nothing)["ratio"])
+    assert np.isnan(contingency(ListeningMetrics(), ListeningMetrics())["ratio"])
+
+
 # All together
 
 
@@ -442,9 +455,11 @@ def test_two_processes_add_up_to_one() -> None:
 
 
 def test_quality_lines_say_met_missed_and_not_measured() -> None:
-    good = {line.what: line for line in quality_lines(measured(living(), living()), {"ratio": 2.5})}
+    figures = {"ratio": 2.5, "ratio_low": 1.9, "ratio_high": 3.3}
+    good = {line.what: line for line in quality_lines(measured(living(), living()), figures)}
     assert len(good) == 16
     assert all(line.met for line in good.values())
+    assert good["reaction F1 / with a shuffled partner"].figure == "2.5 times (1.9 to 3.3)"
     bad = {line.what: line.met for line in quality_lines(measured(living(), still()), None)}
     assert bad["jaw correlation while speaking"] is False
     assert bad["lip closures: recall"] is False

@@ -97,33 +97,31 @@ class ListeningMetrics:
 def contingency(right: ListeningMetrics, shuffled: ListeningMetrics, draws: int = 2000) -> dict[str, float]:
     """Reaction F1 with the right partner over that with a shuffled one, and its 95 % bootstrap interval over clips.
 
-    The ratio is infinite where the shuffled F1 is 0 and the other is not.
+    A shuffled partner is credited with at least half a hit, so that a ratio of next to nothing over nothing is not
+    infinite. NaN where there was nothing to hit.
     """
     clips = sorted(set(right.reactions_by_clip()) & set(shuffled.reactions_by_clip()))
-    if not clips:
-        return dict.fromkeys(("f1", "f1_shuffled", "ratio", "ratio_low", "ratio_high"), float("nan"))
 
     def table(metrics: ListeningMetrics) -> Floats:
         counts = metrics.reactions_by_clip()
-        return np.array([(counts[c].hits, counts[c].truth + counts[c].predicted) for c in clips], np.float64)
+        rows = [(counts[clip].hits, counts[clip].truth + counts[clip].predicted) for clip in clips]
+        return np.array(rows, np.float64).reshape(-1, 2)
 
-    def f1(sums: Floats) -> Floats:
+    def f1(sums: Floats, least_hits: float = 0.0) -> Floats:
         with np.errstate(invalid="ignore", divide="ignore"):
-            scores: Floats = 2.0 * sums[..., 0] / sums[..., 1]
-        return scores
+            return np.asarray(2.0 * np.maximum(sums[..., 0], least_hits) / sums[..., 1], np.float64)
 
     tables = table(right), table(shuffled)
-    picks = np.random.default_rng(0).integers(len(clips), size=(draws, len(clips)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        whole = [f1(t.sum(axis=0)) for t in tables]
-        ratios = f1(tables[0][picks].sum(axis=1)) / f1(tables[1][picks].sum(axis=1))
-        ratio = whole[0] / whole[1]
+    picks = np.random.default_rng(0).integers(max(len(clips), 1), size=(draws, len(clips)))
+    whole = [rows.sum(axis=0) for rows in tables]
+    drawn = [rows[picks].sum(axis=1) for rows in tables]
+    ratios = f1(drawn[0]) / f1(drawn[1], least_hits=0.5)
     ratios = ratios[~np.isnan(ratios)]
-    low, high = np.quantile(ratios, (0.025, 0.975), method="nearest") if len(ratios) else (np.nan, np.nan)
+    low, high = np.quantile(ratios, (0.025, 0.975)) if len(ratios) else (np.nan, np.nan)
     return {
-        "f1": float(whole[0]),
-        "f1_shuffled": float(whole[1]),
-        "ratio": float(ratio),
+        "f1": float(f1(whole[0])),
+        "f1_shuffled": float(f1(whole[1])),
+        "ratio": float(f1(whole[0]) / f1(whole[1], least_hits=0.5)),
         "ratio_low": float(low),
         "ratio_high": float(high),
     }

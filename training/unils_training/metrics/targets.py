@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -56,7 +56,11 @@ def quality_lines(result: Mapping[str, Any], contingency: Mapping[str, float] | 
     lines.append(Line("alive", "channels stuck", "none", ", ".join(stuck) if stuck else "none", not stuck))
     lines.append(_line("alive", "acceleration / truth", alive["jitter"]["total"], None, 1.3))
     ratio = contingency["ratio"] if contingency else float("nan")
-    lines.append(_line("listening", "reaction F1 / with a shuffled partner", ratio, 2.0, None, " times"))
+    reaction = _line("listening", "reaction F1 / with a shuffled partner", ratio, 2.0, None, " times")
+    if contingency and reaction.met is not None:
+        interval = f" ({contingency['ratio_low']:.2g} to {contingency['ratio_high']:.2g})"
+        reaction = replace(reaction, figure=reaction.figure + interval)
+    lines.append(reaction)
     return lines
 
 
