@@ -51,11 +51,17 @@ def smooth(points: Points, per_segment: int = 8, *, closed: bool = False) -> Poi
 
 def ribbon(line: Points, width: Points | float) -> Points:
     """The polygon of a stroke along `line` (n, 2) whose full width is a number or varies by point (n,)."""
-    tangent = np.gradient(line, axis=0)
-    normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
-    normal /= np.maximum(np.hypot(normal[:, 0], normal[:, 1]), 1e-9)[:, None]
-    half = np.broadcast_to(np.asarray(width, dtype=np.float64) / 2, (len(line),))[:, None]
-    return np.concatenate([line + normal * half, (line - normal * half)[::-1]])
+    step = np.empty_like(line)
+    step[1:-1] = line[2:] - line[:-2]
+    step[0], step[-1] = line[1] - line[0], line[-1] - line[-2]
+    reach = 0.5 * width / np.maximum(np.hypot(step[:, 0], step[:, 1]), 1e-9)
+    count = len(line)
+    polygon = np.empty((2 * count, 2))
+    across = polygon[count:]
+    across[:, 0], across[:, 1] = -step[:, 1] * reach, step[:, 0] * reach
+    polygon[:count] = line + across
+    polygon[count:] = (line - across)[::-1]
+    return polygon
 
 
 def taper(count: int, start: float, middle: float, end: float) -> Points:
@@ -155,8 +161,8 @@ class Painter:
     ) -> Mask | None:
         """Coverage of the union of polygons less the holes, blurred by `blur` pixels; None if none is on the canvas."""
         polygons = [shapes] if isinstance(shapes, np.ndarray) else shapes
-        low = np.min([polygon.min(axis=0) for polygon in polygons], axis=0)
-        high = np.max([polygon.max(axis=0) for polygon in polygons], axis=0)
+        points = polygons[0] if len(polygons) == 1 else np.concatenate(polygons)
+        low, high = points.min(axis=0), points.max(axis=0)
         margin = 2.5 * blur + 1
         # A blurred shape is drawn small and enlarged: there is no detail in it below the blur's radius.
         shrink = max(1, int(blur / 1.6))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -51,16 +51,21 @@ def render_video(
     Frames are encoded one by one, and the file appears when it is complete. Raises `InvalidArgumentError` for what
     cannot be filmed and `FileError` where the file cannot be written.
     """
+    import av
+
     people = _cast(batches, characters, names)
     if len(voices) > 2:
         raise InvalidArgumentError(f"a film has at most two voices, not {len(voices)}")
     check_size(size)
     total = max(len(batch) for batch in batches)
-    stage = _Stage(people, size // 2 * 2)
+    stage = _Stage(people, _even(size))
     tracks = [_Voice(voice) for voice in voices]
-    with atomic_path(path) as temporary, ThreadPoolExecutor(len(batches)) as pool:
-        pictures = _pictures(stage, batches, tracks, total, pool)
-        _encode(temporary, pictures, _sound(tracks, total), stage.width, stage.height, total, progress)
+    try:
+        with atomic_path(path) as temporary, ThreadPoolExecutor(len(batches)) as pool:
+            pictures = _pictures(stage, batches, tracks, total, pool)
+            _encode(temporary, stage, zip(pictures, _sound(tracks, total), strict=True), total, progress)
+    except av.FFmpegError as error:
+        raise FileError(f"cannot write the film {path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -228,33 +233,28 @@ def _rounded(size: int, radius: int) -> Image.Image:
 
 def _encode(
     path: os.PathLike[str],
-    pictures: Iterator[Image.Image],
-    sound: Iterator[NDArray[np.float32]],
-    width: int,
-    height: int,
+    stage: _Stage,
+    frames: Iterable[tuple[Image.Image, NDArray[np.float32]]],
     total: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     import av
 
-    try:
-        with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            video = _video_stream(container, width, height)
-            audio = container.add_stream("aac", rate=AUDIO_RATE, layout="stereo")
-            audio.bit_rate = 160_000
-            for index, (picture, block) in enumerate(zip(pictures, sound, strict=True)):
-                frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
-                frame.pts = index
-                container.mux(video.encode(frame))
-                heard = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
-                heard.sample_rate, heard.pts = AUDIO_RATE, index * _AUDIO_BLOCK
-                container.mux(audio.encode(heard))
-                if progress is not None:
-                    progress(index + 1, total)
-            container.mux(video.encode(None))
-            container.mux(audio.encode(None))
-    except av.FFmpegError as error:
-        raise FileError(f"cannot write the film {path}: {error.strerror or error}") from error
+    with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        video = _video_stream(container, stage.width, stage.height)
+        audio = container.add_stream("aac", rate=AUDIO_RATE, layout="stereo")
+        audio.bit_rate = 160_000
+        for index, (picture, block) in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+            frame.pts = index
+            container.mux(video.encode(frame))
+            sound = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
+            sound.sample_rate, sound.pts = AUDIO_RATE, index * _AUDIO_BLOCK
+            container.mux(audio.encode(sound))
+            if progress is not None:
+                progress(index + 1, total)
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
 
 
 def _video_stream(container: Any, width: int, height: int) -> Any:
