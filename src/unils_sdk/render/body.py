@@ -31,7 +31,7 @@ def background(character: Character, size: int) -> Image.Image:
 
 
 def draw_neck_and_clothes(scene: Scene) -> None:
-    """The neck under the head's shadow, and the shoulders, which lean a little with the head."""
+    """The neck under the head's shadow, and the shoulders."""
     painter, head, unit, character = scene.painter, scene.head, scene.unit, scene.character
     w = character.neck
     right = np.array([[-w, -0.55, -0.30], [-w, -1.10, -0.28], [-w * 1.02, -1.50, -0.25], [-w * 1.45, -2.30, -0.20]])
@@ -47,7 +47,7 @@ def draw_neck_and_clothes(scene: Scene) -> None:
         shadow = scene.outline + np.array([0.10, 0.20]) * unit
         painter.fill(shadow, blend(deep, shade, 0.35), 0.75, blur=0.07 * unit, clip=neck)
     clothes = _clothes(character, head.size)
-    painter.image.paste(clothes, (round(float(head.lean[0]) * unit * 0.5), 0), clothes)
+    painter.image.paste(clothes, (0, 0), clothes)
 
 
 def draw_ear(scene: Scene, side: int, opacity: float = 1.0) -> None:
