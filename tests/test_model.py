@@ -138,7 +138,7 @@ def _set(*path: str | int, to: object) -> Callable[[Config], None]:
 class TestBadBundles:
     """Every one is refused with a sentence; none crashes, hangs or takes memory for what it only claims."""
 
-    def refuse(self, folder: Path | str, error: type[Exception] = unils.UnilsError, says: str = "") -> str:
+    def refuse(self, folder: Path | str, error: type[Exception] = unils.UnilsError, says: str | None = None) -> str:
         with pytest.raises(error, match=says) as raised:
             unils.Model.load(folder)
         sentence = str(raised.value)
