@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unils_training import evaluate
+from unils_training import evaluate, model_card
 from unils_training.config import DefaultsConfig, ModelConfig, from_dict
 from unils_training.evaluate import Run, Task
 from unils_training.export import randomise, write_bundle
@@ -179,8 +179,8 @@ def test_evaluation_writes_figures_tables_and_plots(
     corpus: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluate, "ProcessPoolExecutor", Inline)
-    evaluation = evaluated(corpus, bundle, tmp_path / "out", "--look-ahead", "0,2", "--shuffle-partner")
-    assert [result["look_ahead_self"] for result in evaluation["results"]] == [0, 2]
+    evaluation = evaluated(corpus, bundle, tmp_path / "out", "--look-ahead", "1,2", "--shuffle-partner")
+    assert [result["look_ahead_self"] for result in evaluation["results"]] == [1, 2]
     assert evaluation["minutes"] == pytest.approx(4 * 6 / 60)
     assert evaluation["corpus"]["seed"] == 7
     assert evaluation["bundle"]["sha256"] == json.loads((bundle / "model.json").read_text())["weights"]["sha256"]
@@ -191,8 +191,12 @@ def test_evaluation_writes_figures_tables_and_plots(
     assert table.count("jaw correlation while speaking") == 2
     assert "missed" in table
     assert table in capsys.readouterr().out
-    for name in ("c000000a.npz", "c000000a.png", "listening_spectra_0.png", "listening_spectra_2.png"):
+    for name in ("c000000a.npz", "c000000a.png", "listening_spectra_1.png", "listening_spectra_2.png"):
         assert (tmp_path / "out" / name).stat().st_size > 1000
+    card = model_card.write_card(bundle, [tmp_path / "out"], [tmp_path / "out"])
+    figure = evaluation["results"][0]["lines"][0]["figure"]
+    assert f"| jaw correlation while speaking | >= 0.88 | {figure} |" in card
+    assert "stage 1 it is" in card
 
 
 @pytest.mark.slow
