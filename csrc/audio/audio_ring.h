@@ -10,7 +10,7 @@ namespace unils {
 
 class AudioRing {
  public:
-  static constexpr int64_t kCapacity = int64_t{1} << 18;  // 16.4 s
+  static constexpr int64_t kCapacity = 163840;  // 10.24 s
   // Kept free by space(), so that a resampler's tail always fits.
   static constexpr int64_t kReserve = 64;
 

@@ -57,7 +57,7 @@ void test_frames_do_not_depend_on_how_audio_was_cut_or_frames_were_pulled() {
 }
 
 void test_streaming_equals_one_push_over_many_ring_wraps() {
-  const int64_t count = 16000 * 70;  // more than four times the ring
+  const int64_t count = 16000 * 70;  // more than six times the ring
   const Samples self = speech_like(count, 1), other = speech_like(count, 2);
   auto bursts = fake_session(fake_options(UNILS_CLOCK_BOTH, 1, 0));
   const Frames expected = converse(*bursts, D, self, 16000, other, 16000);
@@ -203,7 +203,7 @@ void test_bursts_wait_in_the_ring_and_nothing_is_lost() {
   Frames frames;
   // All of one track at once, as a text-to-speech engine gives it; the other comes at its own pace.
   int64_t s = push(*session, UNILS_TRACK_SELF, self);
-  CHECK(s >= 16 * 16000 && s < 17 * 16000);
+  CHECK(s >= 10 * 16000 && s < 11 * 16000);
   CHECK(pull(*session, &frames, D) == 0);
   for (int64_t o = 0; o < 16000 * 40; o += 160) {
     CHECK(push(*session, UNILS_TRACK_OTHER, other, o, 160) == 160);
@@ -290,7 +290,7 @@ void test_stats_and_latency_tell_the_truth() {
   unils_stats stats = {};
   CHECK_OK(session->get_stats(&stats));
   CHECK(stats.samples_self == 16000 && stats.samples_other == 12000 && stats.skew_samples == 4000);
-  CHECK(stats.session_bytes > 2 * 1024 * 1024 && stats.session_bytes < 4 * 1024 * 1024);
+  CHECK(stats.session_bytes > 1 << 20 && stats.session_bytes < 2 << 20);
   Frames frames;
   pull(*session, &frames, D);
   CHECK_OK(session->get_stats(&stats));

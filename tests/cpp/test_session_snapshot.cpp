@@ -209,8 +209,8 @@ void test_counters_that_no_session_can_have_are_refused() {
 void test_nothing_jumps_where_32_bit_counters_would() {
   // Shifts of a whole number of every ring, to just before 2^31 samples at 16 kHz and at 48 kHz.
   for (const int rate : {16000, 44100, 48000}) {
-    for (const int64_t rings : {1638, 546}) {
-      const int64_t shift = rings * 2048;  // frames; 2048 hops are five rings
+    for (const int64_t shifts : {1638, 546}) {
+      const int64_t shift = shifts * 2048;  // frames; 2048 hops are eight rings
       const Samples self = speech_like(16000 * 45, 1), other = speech_like(int64_t{rate} * 45, 2);
       auto near = fake_session(fake_options(UNILS_CLOCK_BOTH, 3, 0)), far = fake_session(fake_options(UNILS_CLOCK_BOTH, 3, 0));
       Frames dropped, expected, frames;
@@ -250,7 +250,7 @@ void test_nothing_jumps_where_32_bit_counters_would() {
       go(*far, &frames);
       CHECK(expected.count() > 1000 && frames.count() == expected.count());
       const int64_t last_sample = (frames.index.back() + 1) * 640;
-      CHECK(rings != 1638 || (frames.index.front() * 640 < int64_t{1} << 31 && last_sample > int64_t{1} << 31));
+      CHECK(shifts != 1638 || (frames.index.front() * 640 < int64_t{1} << 31 && last_sample > int64_t{1} << 31));
       for (int64_t t = 0; t < frames.count(); ++t) {
         const auto i = static_cast<size_t>(t);
         CHECK(frames.index[i] == expected.index[i] + shift && frames.generation[i] == expected.generation[i]);

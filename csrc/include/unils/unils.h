@@ -63,7 +63,7 @@ typedef enum unils_sample_format { UNILS_INT16 = 0, UNILS_FLOAT32 = 1 } unils_sa
  * SELF : own audio has. The other track is silence and refuses audio.
  *
  * Tracks that drift apart. Time is counted in samples and nothing is stretched or dropped: under BOTH the track that is
- * ahead waits in its ring (16 s), and when that is full its pushes take less. unils_stats.skew_samples tells how far
+ * ahead waits in its ring (10 s), and when that is full its pushes take less. unils_stats.skew_samples tells how far
  * apart the tracks are. For two devices with clocks of their own use OTHER, or resample one to the other. */
 typedef enum unils_clock { UNILS_CLOCK_BOTH = 0, UNILS_CLOCK_OTHER = 1, UNILS_CLOCK_SELF = 2 } unils_clock;
 
