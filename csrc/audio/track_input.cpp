@@ -159,8 +159,8 @@ bool TrackInput::plausible(const State& state) {
   // Far beyond any session's life, and small enough that no sum of positions overflows.
   constexpr int64_t kMostSamples = int64_t{1} << 46;
   const auto counts = [](int64_t value) { return value >= 0 && value <= kMostSamples; };
-  return Resampler::plausible(state.resampler) && counts(state.read) && counts(state.written) && counts(state.refused) &&
-         state.written >= state.read && state.written - state.read <= AudioRing::kCapacity &&
+  return Resampler::plausible(state.resampler) && counts(state.read) && counts(state.written) &&
+         counts(state.refused) && state.written >= state.read && state.written - state.read <= AudioRing::kCapacity &&
          (state.finished == 0 || state.finished == 1);
 }
 

@@ -55,7 +55,8 @@ void live(unils_session* session, const Samples& audio, std::vector<float>* valu
   const int rates[2] = {44100, 48000};
   for (int64_t at = 0; at + 960 <= static_cast<int64_t>(audio.size()); at += 960) {
     for (const unils_track track : {UNILS_TRACK_SELF, UNILS_TRACK_OTHER}) {
-      CHECK(unils_session_push_audio(session, track, audio.data() + at, UNILS_FLOAT32, 960, rates[track], &taken) == UNILS_OK);
+      CHECK(unils_session_push_audio(session, track, audio.data() + at, UNILS_FLOAT32, 960, rates[track], &taken) ==
+            UNILS_OK);
     }
     CHECK(unils_session_frames_ready(session, &count) == UNILS_OK);
     CHECK(unils_session_pull_frames(session, &out, capacity, &count) == UNILS_OK);

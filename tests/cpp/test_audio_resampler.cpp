@@ -70,7 +70,8 @@ void test_a_sine_comes_out_in_its_place_at_every_rate() {
     const double edge = 0.5 * std::min(rate, 16000) - 550.0;
     for (const double fraction : {0.01, 0.1, 0.3, 0.5, 0.7, 0.85, 0.95, 1.0}) {
       Fixture fixture(rate);
-      const double residual = residual_db(resample(*fixture.resampler, sine(fraction * edge, rate, 0.25)), fraction * edge, 1.0);
+      const double residual =
+          residual_db(resample(*fixture.resampler, sine(fraction * edge, rate, 0.25)), fraction * edge, 1.0);
       CHECK(residual < (fraction > 0.9 ? -38.0 : -60.0));  // 0.1 dB of ripple is -38 dB
       if (fraction <= 0.9) worst = std::max(worst, residual);
     }

@@ -40,7 +40,8 @@ struct Track {
 
 std::vector<float> ramp(int64_t count, int64_t first = 0) {
   std::vector<float> samples(static_cast<size_t>(count));
-  for (size_t i = 0; i < samples.size(); ++i) samples[i] = static_cast<float>((first + static_cast<int64_t>(i)) % 8191) / 8192.0f;
+  for (size_t i = 0; i < samples.size(); ++i)
+    samples[i] = static_cast<float>((first + static_cast<int64_t>(i)) % 8191) / 8192.0f;
   return samples;
 }
 
@@ -104,14 +105,16 @@ void test_values_beyond_one_are_clipped_and_denormals_are_silence() {
 }
 
 void test_audio_that_is_not_finite_is_refused_whole_and_the_track_goes_on() {
-  for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
     Track track, clean;
     track.push(ramp(5000), 48000);
     clean.push(ramp(5000), 48000);
     std::vector<float> samples = ramp(3000);
     samples[2999] = bad;
     int64_t taken = 1;
-    CHECK_ERROR(track.input->push(samples.data(), UNILS_FLOAT32, 3000, 48000, &taken), UNILS_ERROR_NOT_FINITE, "sample 2999");
+    CHECK_ERROR(track.input->push(samples.data(), UNILS_FLOAT32, 3000, 48000, &taken), UNILS_ERROR_NOT_FINITE,
+                "sample 2999");
     CHECK(taken == 0);
     track.push(ramp(5000, 5000), 48000);
     clean.push(ramp(5000, 5000), 48000);
@@ -124,7 +127,8 @@ void test_rates_are_checked_and_fixed_by_the_first_samples() {
   int64_t taken = 0;
   const float sample = 0.0f;
   for (const int rate : {0, -16000, 7999, 96001, 2147483647}) {
-    CHECK_ERROR(track.input->push(&sample, UNILS_FLOAT32, 1, rate, &taken), UNILS_ERROR_INVALID_ARGUMENT, "sample rate");
+    CHECK_ERROR(track.input->push(&sample, UNILS_FLOAT32, 1, rate, &taken), UNILS_ERROR_INVALID_ARGUMENT,
+                "sample rate");
   }
   CHECK_OK(track.input->push(&sample, UNILS_FLOAT32, 0, 8000, &taken));
   CHECK(track.input->delay_seconds() == 0.0);

@@ -78,7 +78,8 @@ static void test_model(const char* bundle) {
   CHECK(unils_model_get_info(model, &info) == UNILS_OK);
   CHECK(strcmp(info.family, "stream") == 0 && strcmp(info.rig, "arkit") == 0 && strcmp(info.backend, "cpu") == 0);
   CHECK(info.channels == 55 && info.sample_rate == 16000 && info.hop_samples == 640 && info.frame_rate == 25);
-  CHECK(info.look_ahead_self_max == 8 && info.default_look_ahead_self == 1 && info.parameters > 0 && info.weight_bytes > 0);
+  CHECK(info.look_ahead_self_max == 8 && info.default_look_ahead_self == 1 && info.parameters > 0 &&
+        info.weight_bytes > 0);
   CHECK(strstr(info.json, "\"unils-bundle\"") != NULL && strlen(info.backend_detail) > 0);
   CHECK(strcmp(unils_model_channel_name(model, 0), "channel0") == 0);
   CHECK(unils_model_channel_name(model, -1) == NULL && unils_model_channel_name(model, 55) == NULL);
@@ -105,7 +106,8 @@ static void test_session_arguments(const char* bundle) {
   CHECK_ERROR(unils_session_create(model, &options, &session), INVALID, "struct_size");
   options.struct_size = sizeof options;
   options.look_ahead_other = 4;
-  CHECK_ERROR(unils_session_create(model, &options, &session), INVALID, "look_ahead_other is 4 frames; this model takes 0 to 3");
+  CHECK_ERROR(unils_session_create(model, &options, &session), INVALID,
+              "look_ahead_other is 4 frames; this model takes 0 to 3");
   CHECK(unils_session_create(model, NULL, &session) == UNILS_OK);
   unils_model_free(model); /* the session goes on */
 
@@ -113,15 +115,22 @@ static void test_session_arguments(const char* bundle) {
   int64_t n = 9;
   CHECK_ERROR(unils_session_push_audio(NULL, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 1, 16000, &n), INVALID, "session");
   CHECK(n == 0);
-  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 1, 16000, NULL), INVALID, "taken");
+  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 1, 16000, NULL), INVALID,
+              "taken");
   CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, NULL, UNILS_FLOAT32, 1, 16000, &n), INVALID, "NULL");
-  CHECK_ERROR(unils_session_push_audio(session, (unils_track)5, audio, UNILS_FLOAT32, 1, 16000, &n), INVALID, "track 5");
-  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, (unils_sample_format)9, 1, 16000, &n), INVALID, "format 9");
-  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, -1, 16000, &n), INVALID, "negative");
-  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 1, 96001, &n), INVALID, "96001");
-  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 3, 16000, &n), UNILS_ERROR_NOT_FINITE, "sample 1");
+  CHECK_ERROR(unils_session_push_audio(session, (unils_track)5, audio, UNILS_FLOAT32, 1, 16000, &n), INVALID,
+              "track 5");
+  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, (unils_sample_format)9, 1, 16000, &n), INVALID,
+              "format 9");
+  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, -1, 16000, &n), INVALID,
+              "negative");
+  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 1, 96001, &n), INVALID,
+              "96001");
+  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 3, 16000, &n),
+              UNILS_ERROR_NOT_FINITE, "sample 1");
   CHECK(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 1, 16000, &n) == UNILS_OK && n == 1);
-  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 1, 44100, &n), INVALID, "16000");
+  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_SELF, audio, UNILS_FLOAT32, 1, 44100, &n), INVALID,
+              "16000");
 
   unils_frames frames = {0};
   CHECK_ERROR(unils_session_pull_frames(NULL, &frames, 1, &n), INVALID, "session");
@@ -167,7 +176,8 @@ static void test_session_arguments(const char* bundle) {
   CHECK(unils_session_get_stats(session, &stats) == UNILS_OK && stats.samples_self == 1);
 
   CHECK(unils_session_finish(session) == UNILS_OK);
-  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_OTHER, audio, UNILS_FLOAT32, 1, 16000, &n), UNILS_ERROR_STATE, "finished");
+  CHECK_ERROR(unils_session_push_audio(session, UNILS_TRACK_OTHER, audio, UNILS_FLOAT32, 1, 16000, &n),
+              UNILS_ERROR_STATE, "finished");
   CHECK(unils_session_reset(session) == UNILS_OK);
   unils_session_free(session);
   unils_session_free(NULL);
@@ -180,8 +190,10 @@ static int64_t second_of_talk(unils_session* session, int64_t piece, float* valu
   int64_t made = 0, taken = 0, count = 0;
   for (int64_t at = 0; at < 48000; at += piece) {
     const int64_t n = piece < 48000 - at ? piece : 48000 - at;
-    CHECK(unils_session_push_audio(session, UNILS_TRACK_SELF, audio + at, UNILS_INT16, n, 48000, &taken) == UNILS_OK && taken == n);
-    CHECK(unils_session_push_audio(session, UNILS_TRACK_OTHER, audio + at, UNILS_INT16, n, 48000, &taken) == UNILS_OK && taken == n);
+    CHECK(unils_session_push_audio(session, UNILS_TRACK_SELF, audio + at, UNILS_INT16, n, 48000, &taken) == UNILS_OK &&
+          taken == n);
+    CHECK(unils_session_push_audio(session, UNILS_TRACK_OTHER, audio + at, UNILS_INT16, n, 48000, &taken) == UNILS_OK &&
+          taken == n);
     unils_frames frames = {values + made * 55, NULL, NULL, NULL};
     CHECK(unils_session_pull_frames(session, &frames, 30 - made, &count) == UNILS_OK);
     made += count;

@@ -53,11 +53,13 @@ std::vector<double> direct_step(const std::vector<float>& samples, int64_t step)
   std::vector<double> energies;
   for (int m = 0; m < 64; ++m) {
     const double width = (mel(7600.0) - mel(60.0)) / 65.0;
-    const double left = hz(mel(60.0) + width * m), peak = hz(mel(60.0) + width * (m + 1)), right = hz(mel(60.0) + width * (m + 2));
+    const double left = hz(mel(60.0) + width * m), peak = hz(mel(60.0) + width * (m + 1)),
+                 right = hz(mel(60.0) + width * (m + 2));
     double energy = 0.0;
     for (int k = 0; k <= 256; ++k) {
       const double f = k * 16000.0 / 512.0;
-      energy += std::max(0.0, std::min((f - left) / (peak - left), (right - f) / (right - peak))) * spectrum[static_cast<size_t>(k)];
+      energy += std::max(0.0, std::min((f - left) / (peak - left), (right - f) / (right - peak))) *
+                spectrum[static_cast<size_t>(k)];
     }
     energies.push_back(std::log(std::max(energy, 1e-5)));
   }
@@ -78,7 +80,8 @@ std::vector<float> rows_of(const std::vector<float>& samples) {
   std::vector<double> scratch(framer.scratch_doubles());
   std::vector<float> row(static_cast<size_t>(framer.row_values()));
   for (size_t t = 0; (t + 1) * 640 <= samples.size(); ++t) {
-    framer.row(state.data(), line.data(), scratch.data(), static_cast<int64_t>(t), samples.data() + t * 640, row.data());
+    framer.row(state.data(), line.data(), scratch.data(), static_cast<int64_t>(t), samples.data() + t * 640,
+               row.data());
     rows.insert(rows.end(), row.begin(), row.end());
   }
   return rows;
@@ -99,17 +102,20 @@ void test_power_spectrum_equals_a_direct_sum() {
 
 void test_rows_equal_the_double_precision_reference() {
   double worst = 0.0;
-  std::vector<std::vector<float>> signals = {noise(640 * 6, 0.2f, 2), noise(640 * 6, 1e-3f, 3), std::vector<float>(640 * 6, 0.0f),
-                                             std::vector<float>(640 * 6, 1.0f), noise(640 * 6, 5.0f, 4)};
+  std::vector<std::vector<float>> signals = {noise(640 * 6, 0.2f, 2), noise(640 * 6, 1e-3f, 3),
+                                             std::vector<float>(640 * 6, 0.0f), std::vector<float>(640 * 6, 1.0f),
+                                             noise(640 * 6, 5.0f, 4)};
   std::vector<float> sine(640 * 6), impulse(640 * 6, 0.0f), denormal(640 * 6, 1e-12f);
-  for (size_t i = 0; i < sine.size(); ++i) sine[i] = static_cast<float>(std::sin(2.0 * kPi * 440.0 * static_cast<double>(i) / 16000.0));
+  for (size_t i = 0; i < sine.size(); ++i)
+    sine[i] = static_cast<float>(std::sin(2.0 * kPi * 440.0 * static_cast<double>(i) / 16000.0));
   impulse[1000] = 1.0f;
   signals.insert(signals.end(), {sine, impulse, denormal});
   for (const auto& signal : signals) {
     const auto rows = rows_of(signal);
     for (int64_t step = 0; step < 24; ++step) {
       const auto expected = direct_step(signal, step);
-      for (size_t m = 0; m < 64; ++m) worst = std::max(worst, std::fabs(rows[static_cast<size_t>(step) * 64 + m] - expected[m]));
+      for (size_t m = 0; m < 64; ++m)
+        worst = std::max(worst, std::fabs(rows[static_cast<size_t>(step) * 64 + m] - expected[m]));
     }
   }
   std::printf("log-mel: largest difference from the double-precision reference %.2e\n", worst);
@@ -123,7 +129,8 @@ void test_an_impulse_is_heard_in_the_row_that_holds_it_and_not_before() {
     samples[static_cast<size_t>(at)] = 1.0f;
     const auto rows = rows_of(samples);
     for (int row = 0; row < 8; ++row) {
-      const bool same = std::equal(rows.begin() + row * 256, rows.begin() + (row + 1) * 256, silence.begin() + row * 256);
+      const bool same =
+          std::equal(rows.begin() + row * 256, rows.begin() + (row + 1) * 256, silence.begin() + row * 256);
       if (row < at / 640 || row > (at + 240) / 640) CHECK(same);
       // The first sample of a window has weight 0, so the last 160 samples of a hop are weak, not silent.
       if (row == at / 640 && at % 640 < 480) CHECK(!same);
@@ -137,7 +144,9 @@ void test_rows_can_be_made_again_after_a_rewind() {
   const auto expected = rows_of(samples);
   std::vector<float> state(framer.state_floats()), line(framer.scratch_floats()), row(256), wrong(640, 0.7f);
   std::vector<double> scratch(framer.scratch_doubles());
-  const auto make = [&](int64_t t, const float* hop) { framer.row(state.data(), line.data(), scratch.data(), t, hop, row.data()); };
+  const auto make = [&](int64_t t, const float* hop) {
+    framer.row(state.data(), line.data(), scratch.data(), t, hop, row.data());
+  };
   for (int64_t t = 0; t < 80; ++t) {
     for (int64_t ahead = t; ahead < t + 17; ++ahead) make(ahead, wrong.data());
     make(t, samples.data() + t * 640);

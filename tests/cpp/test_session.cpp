@@ -1,4 +1,4 @@
-// A session over a FakeEngine: the same frames however audio is cut and pulled, what a frame may hear, and what is refused.
+// A session over a FakeEngine: the same frames however audio is cut and pulled, what a frame hears, what is refused.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -93,12 +93,14 @@ void test_a_frame_hears_its_look_ahead_and_nothing_beyond() {
         auto session = fake_session(options);
         const Frames frames = track == UNILS_TRACK_SELF ? converse(*session, D, impulse, 16000, silence, 16000)
                                                         : converse(*session, D, silence, 16000, impulse, 16000);
-        const int seen = FakeEngine::kSelfSeen + track;
+        const int side = track;
+        const int seen = FakeEngine::kSelfSeen + side;
         const int64_t first = std::max<int64_t>(0, hop - look_ahead);
         for (int64_t t = 0; t < kHops; ++t) {
           CHECK((frames.at(t, seen) != quiet.at(t, seen)) == (t >= first));
-          CHECK((frames.at(t, FakeEngine::kSelfNow + track) > kSilentLoudness + 0.01f) == (t == hop));
-          CHECK(frames.at(t, FakeEngine::kOtherSeen - track) == quiet.at(t, FakeEngine::kOtherSeen - track));
+          CHECK((frames.at(t, FakeEngine::kSelfNow + side) > kSilentLoudness + 0.01f) == (t == hop));
+          const int unheard = FakeEngine::kOtherSeen - side;
+          CHECK(frames.at(t, unheard) == quiet.at(t, unheard));
         }
       }
     }
@@ -137,7 +139,8 @@ void test_resampled_audio_waits_for_no_more_than_the_stated_delay() {
     for (int64_t i = 1; i < rate; ++i) {
       push(*session, UNILS_TRACK_SELF, audio, i, 1, rate);
       if (pull(*session, &frames, D) == 1) {
-        latest = std::max(latest, 1000.0 * static_cast<double>(i + 1) / rate - 40.0 * static_cast<double>(frames.count()));
+        latest =
+            std::max(latest, 1000.0 * static_cast<double>(i + 1) / rate - 40.0 * static_cast<double>(frames.count()));
       }
     }
     CHECK(latest <= latency.resampler_self_ms + 1e-9);
@@ -187,7 +190,8 @@ void test_after_finish_audio_is_refused_and_frames_go_on() {
   CHECK_OK(session->finish());
   int64_t taken = 0;
   for (const unils_track track : {UNILS_TRACK_SELF, UNILS_TRACK_OTHER}) {
-    CHECK_ERROR(session->push_audio(track, audio.data(), UNILS_FLOAT32, 1, 16000, &taken), UNILS_ERROR_STATE, "finished");
+    CHECK_ERROR(session->push_audio(track, audio.data(), UNILS_FLOAT32, 1, 16000, &taken), UNILS_ERROR_STATE,
+                "finished");
   }
   Frames frames;
   CHECK(pull(*session, &frames, D, 3) == 3 && pull(*session, &frames, D, 100) == 7 && pull(*session, &frames, D) == 0);

@@ -134,7 +134,8 @@ void test_own_audio_live_beside_the_clock_is_heard_in_full() {
 }
 
 void test_an_utterance_that_ends_inside_a_hop_is_heard_to_its_end_and_the_next_starts_at_a_frame() {
-  const Samples first = speech_like(kHop * 3 + 200, 1), second = speech_like(kHop * 4 + 10, 3), other = speech_like(kHop * 30, 2);
+  const Samples first = speech_like(kHop * 3 + 200, 1), second = speech_like(kHop * 4 + 10, 3),
+                other = speech_like(kHop * 30, 2);
   for (const int k : {0, 2}) {
     auto session = fake_session(fake_options(UNILS_CLOCK_OTHER, k, 0));
     Frames frames;
@@ -189,7 +190,8 @@ void test_drifting_tracks_lose_nothing_and_the_skew_is_reported() {
   for (int64_t i = 0; i < seconds * 100; ++i) {
     CHECK(push(*session, UNILS_TRACK_OTHER, other, i * 160, 160) == 160);
     const int64_t first = i * 16160 / 100;
-    CHECK(push(*session, UNILS_TRACK_SELF, self, first, (i + 1) * 16160 / 100 - first) == (i + 1) * 16160 / 100 - first);
+    CHECK(push(*session, UNILS_TRACK_SELF, self, first, (i + 1) * 16160 / 100 - first) ==
+          (i + 1) * 16160 / 100 - first);
     pull(*session, &frames, D);
   }
   CHECK(frames.count() == seconds * 25);
@@ -200,7 +202,8 @@ void test_drifting_tracks_lose_nothing_and_the_skew_is_reported() {
 }
 
 void test_interrupt_forgets_own_audio_from_the_next_frame_on_and_keeps_the_rest() {
-  const Samples old_speech = speech_like(kHop * 20, 1), new_speech = speech_like(kHop * 20, 3), other = speech_like(kHop * 40, 2);
+  const Samples old_speech = speech_like(kHop * 20, 1), new_speech = speech_like(kHop * 20, 3),
+                other = speech_like(kHop * 40, 2);
   for (const unils_clock clock : {UNILS_CLOCK_BOTH, UNILS_CLOCK_OTHER}) {
     for (int k = 0; k <= 8; ++k) {
       auto session = fake_session(fake_options(clock, k, 0));
@@ -246,7 +249,8 @@ void test_interrupt_of_resampled_audio_restarts_its_resampler() {
   Frames expected;
   pull(*alone, &expected, D);
   // From the second hop on no window reaches back before the interruption.
-  for (int64_t t = 1; t < 12; ++t) CHECK(frames.at(7 + t, FakeEngine::kSelfNow) == expected.at(t, FakeEngine::kSelfNow));
+  for (int64_t t = 1; t < 12; ++t)
+    CHECK(frames.at(7 + t, FakeEngine::kSelfNow) == expected.at(t, FakeEngine::kSelfNow));
   CHECK(frames.generation[7] == 2);
 }
 

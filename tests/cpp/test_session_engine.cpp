@@ -1,4 +1,4 @@
-// The session over the real engine and a random bundle: what a FakeEngine cannot show, since its frames forget each other.
+// The session over the real engine and a random bundle: what a FakeEngine, whose frames forget each other, cannot show.
 #include <algorithm>
 #include <memory>
 #include <random>

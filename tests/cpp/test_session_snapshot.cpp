@@ -178,7 +178,8 @@ void test_counters_that_no_session_can_have_are_refused() {
     ++refused;
     CHECK_OK(session->restore(good.data(), good.size()));
   };
-  for (const int64_t bad : {int64_t{-1}, int64_t{1} << 50, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()}) {
+  for (const int64_t bad :
+       {int64_t{-1}, int64_t{1} << 50, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()}) {
     hostile([bad](auto* c, auto*) { c->inputs[0].read = bad; });
     hostile([bad](auto* c, auto*) { c->inputs[1].written = bad; });
     hostile([bad](auto* c, auto*) { c->inputs[0].refused = bad; });
@@ -212,7 +213,8 @@ void test_nothing_jumps_where_32_bit_counters_would() {
     for (const int64_t shifts : {1638, 546}) {
       const int64_t shift = shifts * 2048;  // frames; 2048 hops are eight rings
       const Samples self = speech_like(16000 * 45, 1), other = speech_like(int64_t{rate} * 45, 2);
-      auto near = fake_session(fake_options(UNILS_CLOCK_BOTH, 3, 0)), far = fake_session(fake_options(UNILS_CLOCK_BOTH, 3, 0));
+      auto near = fake_session(fake_options(UNILS_CLOCK_BOTH, 3, 0)),
+           far = fake_session(fake_options(UNILS_CLOCK_BOTH, 3, 0));
       Frames dropped, expected, frames;
       push(*near, UNILS_TRACK_SELF, self, 0, 5000);
       push(*near, UNILS_TRACK_OTHER, other, 0, 7000, rate);
@@ -238,8 +240,10 @@ void test_nothing_jumps_where_32_bit_counters_would() {
       const auto go = [&](Session& session, Frames* out) {
         int64_t s = 5000, o = 7000, generation = 0;
         while (s < static_cast<int64_t>(self.size()) || o < static_cast<int64_t>(other.size())) {
-          s += push(session, UNILS_TRACK_SELF, self, s, std::min<int64_t>(16000, static_cast<int64_t>(self.size()) - s));
-          o += push(session, UNILS_TRACK_OTHER, other, o, std::min<int64_t>(rate, static_cast<int64_t>(other.size()) - o), rate);
+          s +=
+              push(session, UNILS_TRACK_SELF, self, s, std::min<int64_t>(16000, static_cast<int64_t>(self.size()) - s));
+          o += push(session, UNILS_TRACK_OTHER, other, o,
+                    std::min<int64_t>(rate, static_cast<int64_t>(other.size()) - o), rate);
           pull(session, out, D);
           if (s == 16000 * 20 + 5000) CHECK_OK(session.interrupt(&generation));
         }

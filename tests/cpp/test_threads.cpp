@@ -1,4 +1,4 @@
-// Two pushing threads and a pulling one, with and without threads that have no business there. Meant for ThreadSanitizer.
+// Two pushing threads and a pulling one, with and without threads that have no business there. For ThreadSanitizer.
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -178,8 +178,9 @@ void test_threads_that_have_no_business_there_are_refused_and_harm_nothing() {
   CHECK(pushers.wrong == 0 && pullers.wrong == 0);
   CHECK(pushers.ok > 0 && pullers.ok > 0);
   std::printf("pushes: %lld taken part in, %lld busy; other calls: %lld, %lld busy; %lld frames\n",
-              static_cast<long long>(pushers.ok), static_cast<long long>(pushers.busy), static_cast<long long>(pullers.ok),
-              static_cast<long long>(pullers.busy), static_cast<long long>(frames_seen.load()));
+              static_cast<long long>(pushers.ok), static_cast<long long>(pushers.busy),
+              static_cast<long long>(pullers.ok), static_cast<long long>(pullers.busy),
+              static_cast<long long>(frames_seen.load()));
   CHECK_OK(session->reset());
   const Frames frames = converse(*session, D, audio, 16000, audio, 16000);
   auto fresh = fake_session(fake_options());
@@ -205,7 +206,8 @@ void test_sessions_of_one_model_run_side_by_side() {
       const unils_frames out = {values.data(), nullptr, nullptr, nullptr};
       if (unils_session_create(model, nullptr, &session) != UNILS_OK) ++failures;
       for (const unils_track track : {UNILS_TRACK_SELF, UNILS_TRACK_OTHER}) {
-        if (unils_session_push_audio(session, track, audio.data(), UNILS_FLOAT32, 48000, 16000, &taken) != UNILS_OK) ++failures;
+        if (unils_session_push_audio(session, track, audio.data(), UNILS_FLOAT32, 48000, 16000, &taken) != UNILS_OK)
+          ++failures;
       }
       if (unils_session_finish(session) != UNILS_OK) ++failures;
       if (unils_session_pull_frames(session, &out, 75, &count) != UNILS_OK || count != 75) ++failures;
