@@ -4,10 +4,13 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "backends/registry.h"
 #include "c_api/last_error.h"
+#include "core/int_of.h"
 #include "core/status.h"
 #include "model/model.h"
 #include "session/session.h"
@@ -74,7 +77,7 @@ uint32_t unils_abi_version(void) { return UNILS_ABI_VERSION; }
 const char* unils_version(void) { return UNILS_VERSION; }
 
 const char* unils_status_name(unils_status status) {
-  switch (status) {
+  switch (unils::int_of(status)) {
     case UNILS_OK: return "UNILS_OK";
     case UNILS_ERROR_INVALID_ARGUMENT: return "UNILS_ERROR_INVALID_ARGUMENT";
     case UNILS_ERROR_STATE: return "UNILS_ERROR_STATE";
@@ -198,11 +201,13 @@ void unils_session_free(unils_session* session) { delete session; }
 
 unils_status unils_session_push_audio(unils_session* session, unils_track track, const void* samples,
                                       unils_sample_format format, int64_t count, int32_t sample_rate, int64_t* taken) {
+  const int track_number = unils::int_of(track);
+  const int format_number = unils::int_of(format);
   return run([&]() -> Status {
     UNILS_REQUIRE(taken);
     *taken = 0;
     UNILS_REQUIRE(session);
-    return session->session->push_audio(track, samples, format, count, sample_rate, taken);
+    return session->session->push_audio(track_number, samples, format_number, count, sample_rate, taken);
   });
 }
 

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "core/int_of.h"
+
 namespace unils {
 namespace {
 
@@ -56,7 +58,7 @@ Session::Layout::Layout(const StepEngine& engine, const Framer& framer, const Se
 
 Status Session::check(const SessionSpec& spec, const unils_session_options& options) {
   const auto refuse = [](const char* sentence) { return Status(UNILS_ERROR_INVALID_ARGUMENT, sentence); };
-  if (options.clock != UNILS_CLOCK_BOTH && options.clock != UNILS_CLOCK_OTHER && options.clock != UNILS_CLOCK_SELF) {
+  if (int_of(options.clock) < UNILS_CLOCK_BOTH || int_of(options.clock) > UNILS_CLOCK_SELF) {
     return refuse("clock must be UNILS_CLOCK_BOTH, UNILS_CLOCK_OTHER or UNILS_CLOCK_SELF");
   }
   if (options.look_ahead_self < 0 || options.look_ahead_self > spec.look_ahead_self_max) {
@@ -159,26 +161,26 @@ Status Session::start_over() {
                             style_frames_);
 }
 
-Status Session::push_audio(unils_track track, const void* samples, unils_sample_format format, int64_t count,
-                           int sample_rate, int64_t* taken) {
+Status Session::push_audio(int track, const void* samples, int format, int64_t count, int sample_rate,
+                           int64_t* taken) {
   *taken = 0;
   if (track != UNILS_TRACK_SELF && track != UNILS_TRACK_OTHER) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "track %d does not exist; it is UNILS_TRACK_SELF or UNILS_TRACK_OTHER",
-                 static_cast<int>(track));
+                 track);
   }
   if (format != UNILS_INT16 && format != UNILS_FLOAT32) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "sample format %d does not exist; it is UNILS_INT16 or UNILS_FLOAT32",
-                 static_cast<int>(format));
+                 format);
   }
   if (count < 0 || (samples == nullptr && count > 0)) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "samples is NULL or count is negative (%lld)",
                  static_cast<long long>(count));
   }
-  if (!clock_.takes(track)) {
+  if (!clock_.takes(static_cast<unils_track>(track))) {
     return error(UNILS_ERROR_INVALID_ARGUMENT,
                  "clock SELF takes no audio on track other; use clock BOTH or OTHER for a conversation");
   }
-  return inputs_[track]->push(samples, format, count, sample_rate, taken);
+  return inputs_[track]->push(samples, static_cast<unils_sample_format>(format), count, sample_rate, taken);
 }
 
 int64_t Session::end(unils_track track) {

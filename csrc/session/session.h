@@ -37,8 +37,8 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  Status push_audio(unils_track track, const void* samples, unils_sample_format format, int64_t count, int sample_rate,
-                    int64_t* taken);
+  // track, format: unils_track and unils_sample_format, unless the caller is wrong.
+  Status push_audio(int track, const void* samples, int format, int64_t count, int sample_rate, int64_t* taken);
   Status pull_frames(const unils_frames& frames, int64_t capacity, int64_t* count);
   Status frames_ready(int64_t* count);
   Status interrupt(int64_t* generation);
