@@ -14,13 +14,15 @@ struct Vec {
   static void store(float* p, Reg a) { vst1q_f32(p, a); }
   static Reg load_n(const float* p, int n) {
     float some[kLanes] = {};
-    for (int i = 0; i < n; ++i) some[i] = p[i];
+    for (int i = 0; i < kLanes - 1; ++i) some[i] = i < n ? p[i] : 0.0f;
     return vld1q_f32(some);
   }
   static void store_n(float* p, Reg a, int n) {
     float some[kLanes];
     vst1q_f32(some, a);
-    for (int i = 0; i < n; ++i) p[i] = some[i];
+    for (int i = 0; i < kLanes - 1; ++i) {
+      if (i < n) p[i] = some[i];
+    }
   }
   static Reg set1(float a) { return vdupq_n_f32(a); }
   static Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
