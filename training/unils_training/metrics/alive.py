@@ -13,7 +13,7 @@ from unils_training.metrics.events import Floats, within
 from unils_training.metrics.side import FRAME_RATE, GROUPS, STATES, Side
 
 LEAST_FRAMES = 50  # of a state, for a clip's spread in it to count
-MOVING = 0.005  # a true standard deviation over this counts as a channel that moves
+MOVING = 0.01  # a true standard deviation under this, a hundredth of the full range, is not seen to move
 STUCK = 0.1  # a predicted one under this share of it, as stuck
 UPPER_FACE = ("brows", "gaze", "lids", "cheeks")
 
