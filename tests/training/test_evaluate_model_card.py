@@ -43,7 +43,7 @@ def write_eval(folder: Path, results: list[dict[str, Any]], sha: str = SHA) -> P
     folder.mkdir()
     evaluation = {
         "bundle": {"path": "b", "sha256": sha},
-        "corpus": {"seed": 11, "hours": 12.5, "channels": ["jawOpen"]},
+        "corpus": {"seed": 11, "hours": {"train": 12.5, "test": 1.0}, "channels": ["jawOpen"]},
         "split": "test",
         "ids": ["c0a", "c0b"],
         "minutes": 30.0,
@@ -63,7 +63,12 @@ def bundle(tmp_path: Path) -> Path:
     model = {
         **{"family": "stream", "rig": "arkit", "channels": ["jawOpen"], "frame_rate": 25, "licence": "MIT"},
         "look_ahead": {"self": [0, 8], "other": [0, 8]},
-        "provenance": {"seed": 3, "steps": 1000, "configuration": {"secret": 1}},
+        "provenance": {
+            "seed": 3,
+            "torch": "2.0",
+            "configuration": {"run": "/home/somebody"},
+            "stages": {"codec": {"step": 70, "seconds": 120.0}, "corpus": "0af3"},
+        },
         "weights": {"sha256": SHA},
     }
     (folder / "model.json").write_text(json.dumps(model))
@@ -77,7 +82,12 @@ def test_the_card_names_seeds_data_and_missed_targets(bundle: Path, tmp_path: Pa
     assert model_card.main(["--bundle", str(bundle), "--eval", *map(str, evals), "-o", str(out)]) == 0
     card = out.read_text()
     assert "Training seed 3, corpus seed 11" in card
+    assert "unils-train synth --out CORPUS --seed 11 --hours 12.5 --test-hours 1\n" in card
+    assert "unils-train codec --config bundled --corpus CORPUS --run-dir RUN --steps 70\n" in card
+    assert "| codec | 70 | 2 |" in card
+    assert "somebody" not in card
     assert "synthetic corpus" in card
+    assert "train 12.5, test 1." in card
     assert "procedural" in card
     assert "2.0 MB" in card
     row = "| jaw correlation while speaking | >= 0.88 | 0.81 | 0.80 | 0.82 | 0.84 | **missed** |"

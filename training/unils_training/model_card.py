@@ -186,20 +186,6 @@ people. The motion is procedural: rules for lips, brows, head, gaze, blinks and 
 published statistics (docs/corpus.md). No face was recorded for it, so the best that this model can do is to move as
 those rules do."""
 
-AGAIN = """\
-Training seed {seed}, corpus seed {corpus_seed}.
-
-```
-unils-train synth --help       # makes the corpus; its seed and options are in corpus.json
-unils-train codec    --config bundled
-unils-train prior    --config bundled
-unils-train dialogue --config bundled
-unils-train export   --config bundled -o BUNDLE
-unils-train eval BUNDLE CORPUS --out EVAL --look-ahead 1,0,2,4 --shuffle-partner
-```
-
-Recorded in the bundle: {facts}."""
-
 MEASURED = """\
 Measured by `unils-train eval` with the {backend} engine on {minutes:.0f} minutes ({sides} sides) of the `{split}`
 split, whose voices, sentences and seeds were never trained on; temperature {temperature:g}, top-p {top_p:g}, guidance
@@ -208,13 +194,41 @@ judged at look-ahead {judged} on the own track."""
 
 LIMITS = """\
 - Procedural motion: reactions, coarticulation and gaze follow written rules, and vary no more than the rules do.
-- Synthetic speech: emotional voices, laughter, singing, shouting and whispering were not heard in training, and no
-  figure on this page was measured on real speech.
+- Synthetic speech, and synthetic moods in it: real laughter, emotion, singing, shouting and whispering were not heard
+  in training, and no figure on this page was measured on real speech.
 - Lips follow sound with little or no future: a closure before the first sound of a phrase cannot be on time at
   look-ahead 0.
 - Languages that the corpus does not hold were neither trained on nor measured.
 - The face reacts to how the other person sounds, not to what is said. It understands nothing; its nod is not consent.
 - It makes motion that looks like listening. Tell people what they are talking to."""
+
+
+def again(provenance: dict[str, Any], corpus: dict[str, Any]) -> str:
+    """The commands that make the corpus and the bundle once more, as far as both recorded what made them."""
+    seed, corpus_seed = provenance.get("seed", "not recorded"), corpus.get("seed", "not recorded")
+    hours = corpus.get("hours")
+    amounts = ""
+    if isinstance(hours, dict):
+        options = {"train": "--hours", "val": "--val-hours", "test": "--test-hours"}
+        amounts = "".join(f" {option} {hours[split]:g}" for split, option in options.items() if split in hours)
+    common = "--config bundled --corpus CORPUS --run-dir RUN"
+    commands = [f"unils-train synth --out CORPUS --seed {corpus_seed}{amounts}"]
+    stages = provenance.get("stages", {})
+    for stage in ("codec", "prior", "dialogue"):
+        steps = f" --steps {stages[stage]['step']}" if stage in stages else ""
+        commands.append(f"unils-train {stage} {common}{steps}")
+    commands.append(f"unils-train export {common} -o BUNDLE")
+    commands.append("unils-train eval BUNDLE CORPUS --out EVAL --look-ahead 1,0,2,4 --shuffle-partner --long-run 60")
+    text = f"Training seed {seed}, corpus seed {corpus_seed}.\n\n```\n" + "\n".join(commands) + "\n```"
+    if stages:
+        rows = [
+            [name, str(facts["step"]), f"{facts['seconds'] / 60:.0f}"]
+            for name, facts in stages.items()
+            if isinstance(facts, dict) and "step" in facts
+        ]
+        text += "\n\n" + table(["stage", "steps", "minutes"], rows)
+    versions = [f"{name} {provenance[name]}" for name in ("unils_training", "torch") if name in provenance]
+    return text + (f"\n\nMade with {', '.join(versions)}." if versions else "")
 
 
 def write_card(
@@ -229,7 +243,6 @@ def write_card(
     size = sum(file.stat().st_size for file in bundle.iterdir() if file.suffix in (".json", ".safetensors"))
     results, evaluation = load_results(evals, model["weights"]["sha256"])
     provenance, corpus = model["provenance"], evaluation["corpus"]
-    facts = {key: value for key, value in provenance.items() if key != "configuration"}
     ahead = model["look_ahead"]
     what = WHAT.format(
         family=model["family"],
@@ -242,11 +255,6 @@ def write_card(
         other_low=ahead["other"][0],
         other_high=ahead["other"][1],
         sha=model["weights"]["sha256"][:16],
-    )
-    again = AGAIN.format(
-        seed=provenance.get("seed", "not recorded"),
-        corpus_seed=corpus.get("seed", "not recorded"),
-        facts="; ".join(f"{key} {json.dumps(value)}" for key, value in facts.items()) or "nothing",
     )
     measured = MEASURED.format(
         backend=evaluation["backend"],
@@ -261,9 +269,9 @@ def write_card(
         what,
         "## What it was trained on",
         TRAINED_ON,
-        corpus_facts(corpus),
+        hours_of(corpus),
         "## To make it again",
-        again,
+        again(provenance, corpus),
         "## Quality",
         measured,
         quality(results),
@@ -289,11 +297,13 @@ def write_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def corpus_facts(corpus: dict[str, Any]) -> str:
-    """What `corpus.json` says in single numbers and words."""
-    known = {key: value for key, value in corpus.items() if key not in ("format", "format_version", "rig")}
-    rows = [[key.replace("_", " "), str(value)] for key, value in known.items() if isinstance(value, (int, float, str))]
-    return table(["corpus", ""], rows) if rows else ""
+def hours_of(corpus: dict[str, Any]) -> str:
+    """How much conversation a corpus holds, where it says."""
+    hours = corpus.get("hours")
+    if not isinstance(hours, dict):
+        return ""
+    amounts = ", ".join(f"{split} {number(amount)}" for split, amount in hours.items())
+    return f"Hours of conversation, each of which is seen from both sides: {amounts}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
