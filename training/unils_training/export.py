@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from unils_training.config import ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict
+from unils_training.config import Config, ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict
 from unils_training.models import features
 from unils_training.models.stream import StreamModel
 
@@ -138,14 +138,16 @@ def randomise(model: StreamModel, seed: int) -> None:
         model.codec.motion_std.copy_(0.05 + 0.1 * torch.rand(model.codec.motion_std.shape, generator=generator))
 
 
-def provenance_of(config: Any, **facts: Any) -> dict[str, Any]:
+def provenance_of(config: Config, **facts: Any) -> dict[str, Any]:
     """What a bundle remembers of its making: seed, resolved configuration and the facts given."""
     from unils_training import __version__
 
+    # Where things lay on the machine that trained is nobody's business; the corpus is known by its fingerprint.
+    nowhere = dataclasses.replace(config, run="", corpus=dataclasses.replace(config.corpus, path="", cache=""))
     return {
         "seed": config.seed,
         "unils_training": __version__,
         "torch": torch.__version__,
-        "configuration": dataclasses.asdict(config),
+        "configuration": to_dict(nowhere),
         **facts,
     }

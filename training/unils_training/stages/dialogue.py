@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unils_training.config import Config, ConfigError
+from unils_training.config import Config, ConfigError, from_dict
 from unils_training.export import provenance_of
 from unils_training.losses import bit_loss
 from unils_training.models.features import MELS
@@ -189,4 +189,4 @@ def load_for_export(config: Config, checkpoint: str | Path | None) -> tuple[Stre
     model.load_state_dict(stored["result"])
     facts = {name: value for name, value in stored["facts"].items() if name != "channels"}
     facts["dialogue"] = {name: stored[name] for name in ("step", "seconds", "figures")}
-    return model.eval(), {**provenance_of(config, stages=facts), "configuration": stored["config"]}
+    return model.eval(), provenance_of(from_dict(Config, stored["config"]), stages=facts)
