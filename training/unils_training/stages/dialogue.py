@@ -6,6 +6,7 @@ generator is trained from nothing instead, for comparison.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -189,4 +190,10 @@ def load_for_export(config: Config, checkpoint: str | Path | None) -> tuple[Stre
     model.load_state_dict(stored["result"])
     facts = {name: value for name, value in stored["facts"].items() if name != "channels"}
     facts["dialogue"] = {name: stored[name] for name in ("step", "seconds", "figures")}
-    return model.eval(), provenance_of(from_dict(Config, stored["config"]), stages=facts)
+    # A stage ends by steps or by minutes, and each was a run of its own: what counts is how many steps it took.
+    taken: Config = from_dict(Config, stored["config"])
+    for name in facts.keys() & {"codec", "prior", NAME}:
+        stage = getattr(taken, name)
+        training = dataclasses.replace(stage.training, steps=facts[name]["step"], minutes=0.0)
+        taken = dataclasses.replace(taken, **{name: dataclasses.replace(stage, training=training)})
+    return model.eval(), provenance_of(taken, stages=facts)
