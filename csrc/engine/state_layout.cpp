@@ -5,6 +5,7 @@ namespace unils {
 StateLayout::StateLayout(const unils_stream_sizes& sizes) {
   ArenaLayout arena;
   header = arena.add<StateHeader>(1);
+  for (size_t& row : waiting_row) row = arena.add<float>(static_cast<size_t>(sizes.row_values));
   bits = arena.add<float>(static_cast<size_t>(sizes.levels) * static_cast<size_t>(sizes.bits));
   const int head_width = sizes.width / sizes.heads;
   style = KvRing(&arena, sizes.depth, sizes.heads, head_width, sizes.style_tokens);

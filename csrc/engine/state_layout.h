@@ -11,10 +11,11 @@
 namespace unils {
 
 struct StateHeader {
-  int64_t frame;             // next to be made
-  int64_t rows[2];           // pushed, by track
-  int64_t furthest_rows[2];  // the most that were ever pushed: what bounds a rewind
-  int64_t guided_frames;     // made with guidance: all or none of them
+  int64_t frame;              // next to be made
+  int64_t rows[2];            // pushed, by track
+  int64_t last_row_waits[2];  // 1 when the last row is not encoded yet, else 0
+  int64_t furthest_rows[2];   // the most that were ever pushed: what bounds a rewind
+  int64_t guided_frames;      // made with guidance: all or none of them
 };
 
 struct StateLayout {
@@ -28,6 +29,14 @@ struct StateLayout {
 
   size_t bytes = 0;
   size_t header = 0;
+  size_t waiting_row[2] = {};  // float (row_values), by track: the log-mel row that waits
+  size_t bits = 0;             // float (levels * bits): +-1, the bits of the last frame made, level-major
+  KvRing style;                // style tokens, without RoPE
+  KvRing self[2];              // past frames, with RoPE: [0] the conditional row, [1] the unconditional one
+  KvRing cross[2];             // audio rows by track, with RoPE
+  RowRing audio[2];            // audio encoder's blocks by track
+  RowRing decoder;             // motion decoder's blocks
+};  // float (row_values), by track: the log-mel row that waits
   size_t bits = 0;         // float (levels * bits): +-1, the bits of the last frame made, level-major
   KvRing style;            // style tokens, without RoPE
   KvRing self[2];          // past frames, with RoPE: [0] the conditional row, [1] the unconditional one

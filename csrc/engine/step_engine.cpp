@@ -63,23 +63,23 @@ class BackendStepEngine final : public StepEngine {
 
   Status push_row(void* state, void* workspace, Track track, const float* log_mel) const override {
     StateHeader* header = layout_.header_of(state);
-    int64_t& rows = header->rows[static_cast<int>(track)];
-    if (rows > header->frame + max_look_ahead(track)) {
+    const int t = static_cast<int>(track);
+    const int64_t row = header->rows[t];
+    if (row > header->frame + max_look_ahead(track)) {
       return error(UNILS_ERROR_STATE, "row %lld of track %s is further ahead of frame %lld than any look-ahead; step first",
-                   static_cast<long long>(rows), track_name(track), static_cast<long long>(header->frame));
+                   static_cast<long long>(row), track_name(track), static_cast<long long>(header->frame));
     }
     if (!all_finite(log_mel, sizes_.row_values)) {
       return error(UNILS_ERROR_NOT_FINITE, "row %lld of track %s holds a value that is not finite",
-                   static_cast<long long>(rows), track_name(track));
+                   static_cast<long long>(row), track_name(track));
     }
-    const unils_row_request request = {state, workspace, static_cast<unils_track>(track), rows, log_mel};
-    unils_sentence why = {};
-    const unils_status status = model_->backend().push_rows(model_->backend_model(), &request, 1, &why);
-    if (status != UNILS_OK) return Status(status, why.text);
-    ++rows;
-    int64_t& furthest = header->furthest_rows[static_cast<int>(track)];
-    furthest = std::max(furthest, rows);
-    return Status();
+    if (waits(*header, track)) UNILS_RETURN_IF_ERROR(encode_waiting(state, workspace));
+    std::copy(log_mel, log_mel + sizes_.row_values, arena_at<float>(state, layout_.waiting_row[t]));
+    header->last_row_waits[t] = 1;
+    ++header->rows[t];
+    header->furthest_rows[t] = std::max(header->furthest_rows[t], header->rows[t]);
+    const Track other = track == Track::kSelf ? Track::kOther : Track::kSelf;
+    return waits(*header, other) ? encode_waiting(state, workspace) : Status();
   }
 
   Status rewind_rows(void* state, Track track, int64_t row) const override {
@@ -91,6 +91,7 @@ class BackendStepEngine final : public StepEngine {
                    track_name(track), static_cast<long long>(row), static_cast<long long>(rows), kMaxRewindRows,
                    static_cast<long long>(furthest));
     }
+    if (row < rows) header->last_row_waits[static_cast<int>(track)] = 0;
     rows = row;
     return Status();
   }
@@ -98,8 +99,8 @@ class BackendStepEngine final : public StepEngine {
   Status step(void* state, void* workspace, const StepParams& params, float* motion) const override {
     StateHeader* header = layout_.header_of(state);
     UNILS_RETURN_IF_ERROR(check_params(*header, params));
+    UNILS_RETURN_IF_ERROR(encode_waiting(state, workspace));
     const unils_step_request request = {state,
-                                        workspace,
                                         header->frame,
                                         params.look_ahead_self,
                                         params.look_ahead_other,
@@ -110,7 +111,7 @@ class BackendStepEngine final : public StepEngine {
                                         motion,
                                         params.logits};
     unils_sentence why = {};
-    const unils_status status = model_->backend().step(model_->backend_model(), &request, 1, &why);
+    const unils_status status = model_->backend().step(model_->backend_model(), &request, 1, workspace, &why);
     if (status != UNILS_OK) return Status(status, why.text);
     if (!all_finite(motion, sizes_.channels)) {
       return error(UNILS_ERROR_BUNDLE, "frame %lld is not finite: the weights of this model overflow; export it again",
@@ -124,6 +125,28 @@ class BackendStepEngine final : public StepEngine {
  private:
   int max_look_ahead(Track track) const {
     return track == Track::kSelf ? sizes_.look_ahead_self_max : sizes_.look_ahead_other_max;
+  }
+
+  static bool waits(const StateHeader& header, Track track) {
+    return header.last_row_waits[static_cast<int>(track)] != 0 && header.rows[static_cast<int>(track)] > 0;
+  }
+
+  Status encode_waiting(void* state, void* workspace) const {
+    StateHeader* header = layout_.header_of(state);
+    unils_row_request requests[2];
+    int32_t count = 0;
+    for (const Track track : {Track::kSelf, Track::kOther}) {
+      const int t = static_cast<int>(track);
+      if (!waits(*header, track)) continue;
+      requests[count++] = {state, static_cast<unils_track>(track), header->rows[t] - 1,
+                           arena_at<float>(state, layout_.waiting_row[t])};
+    }
+    if (count == 0) return Status();
+    unils_sentence why = {};
+    const unils_status status = model_->backend().push_rows(model_->backend_model(), requests, count, workspace, &why);
+    if (status != UNILS_OK) return Status(status, why.text);
+    for (int64_t& waits : header->last_row_waits) waits = 0;
+    return Status();
   }
 
   Status check_params(const StateHeader& header, const StepParams& params) const {

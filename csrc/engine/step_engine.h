@@ -45,8 +45,8 @@ class StepEngine {
 
   virtual int64_t frame(const void* state) const = 0;              // index of the next frame to be made
   virtual int64_t rows(const void* state, Track track) const = 0;  // rows pushed so far on a track
-  // Appends one row (raw natural-log mel energies; the engine normalises), runs the audio encoder for it and stores its
-  // keys and values.
+  // Appends one row (raw natural-log mel energies; the engine normalises). Its keys and values are computed once: with the
+  // other track's next row, in one pass over the weights, or by the step that first needs them.
   virtual Status push_row(void* state, void* workspace, Track track, const float* log_mel) const = 0;
   // Forgets rows >= row; at most kMaxRewindRows back.
   virtual Status rewind_rows(void* state, Track track, int64_t row) const = 0;

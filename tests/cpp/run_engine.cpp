@@ -89,13 +89,17 @@ int main(int argc, char** argv) {
       const int t = static_cast<int>(track);
       for (int64_t row = engine->rows(state.data(), track); row < frame + 1 + look_ahead[t]; ++row) {
         require(engine->push_row(state.data(), workspace.data(), track, log_mel[t] + row * sizes.row_values));
+      }
+    }
+    params.logits = logits.data() + static_cast<size_t>(frame) * level_bits;
+    require(engine->step(state.data(), workspace.data(), params, motion.data() + static_cast<size_t>(frame) * channels));
+    for (int t = 0; t < 2; ++t) {
+      for (int64_t row = frame == 0 ? 0 : frame + look_ahead[t]; row <= frame + look_ahead[t]; ++row) {
         for (int layer = 0; layer < sizes.depth; ++layer) {
           append_entry(layout.cross[t], state.data(), sizes, layer, row, &heard[t]);
         }
       }
     }
-    params.logits = logits.data() + static_cast<size_t>(frame) * level_bits;
-    require(engine->step(state.data(), workspace.data(), params, motion.data() + static_cast<size_t>(frame) * channels));
     const float* made = state.at<float>(layout.bits);
     bits.insert(bits.end(), made, made + level_bits);
   }

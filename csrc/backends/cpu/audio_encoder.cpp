@@ -20,33 +20,43 @@ AudioEncoder::AudioEncoder(Packer* packer, const unils_stream_sizes& sizes)
 }
 
 int AudioEncoder::scratch_floats() const {
-  return stack_.scratch_floats() + round_to_block(sizes_.row_values) + round_to_block(sizes_.audio_width) +
-         round_to_block(2 * sizes_.depth * sizes_.width) + 2 * round_to_block(sizes_.width / sizes_.heads);
+  const int one = round_to_block(sizes_.row_values) + round_to_block(sizes_.audio_width);
+  return CausalStack::kMaxStreams * one + round_to_block(2 * sizes_.depth * sizes_.width) +
+         2 * round_to_block(sizes_.width / sizes_.heads) + stack_.scratch_floats();
 }
 
-void AudioEncoder::push_row(const Kernels& kernels, const StateLayout& layout, const unils_row_request& request,
-                            float* scratch) const {
-  const int track = request.track;
-  float* input = scratch;
-  float* row = input + round_to_block(sizes_.row_values);
-  float* keys_values = row + round_to_block(sizes_.audio_width);
+void AudioEncoder::push_rows(const Kernels& kernels, const StateLayout& layout, const unils_row_request* requests, int count,
+                             float* scratch) const {
+  const int input_stride = round_to_block(sizes_.row_values), row_stride = round_to_block(sizes_.audio_width);
+  float* inputs = scratch;
+  float* rows = inputs + CausalStack::kMaxStreams * input_stride;
+  float* keys_values = rows + CausalStack::kMaxStreams * row_stride;
   float* cosines = keys_values + round_to_block(2 * sizes_.depth * sizes_.width);
   float* sines = cosines + round_to_block(sizes_.width / sizes_.heads);
   float* stack_scratch = sines + round_to_block(sizes_.width / sizes_.heads);
 
-  for (int i = 0; i < sizes_.row_values; i += sizes_.mels) {
-    for (int mel = 0; mel < sizes_.mels; ++mel) {
-      input[i + mel] = (request.log_mel[i + mel] - mel_mean_[mel]) / mel_std_[mel];
+  CausalStack::Stream streams[CausalStack::kMaxStreams] = {};
+  for (int s = 0; s < count; ++s) {
+    const unils_row_request& request = requests[s];
+    float* input = inputs + s * input_stride;
+    for (int i = 0; i < sizes_.row_values; i += sizes_.mels) {
+      for (int mel = 0; mel < sizes_.mels; ++mel) {
+        input[i + mel] = (request.log_mel[i + mel] - mel_mean_[mel]) / mel_std_[mel];
+      }
     }
+    streams[s] = {&layout.audio[request.track], request.state, request.row, rows + s * row_stride};
   }
-  stack_.step(kernels, layout.audio[track], request.state, request.row, input, stack_scratch, row);
-  kernels.linear(keys_values_[track], row, 0, keys_values, 0, 1, false);
+  stack_.step(kernels, streams, count, inputs, input_stride, stack_scratch);
 
-  rope_.row(request.row, cosines, sines);
-  for (int layer = 0; layer < sizes_.depth; ++layer) {
-    float* key = keys_values + 2 * layer * sizes_.width;
-    rope_.rotate(key, sizes_.heads, cosines, sines, key);
-    layout.cross[track].write(request.state, layer, request.row, key, key + sizes_.width);
+  for (int s = 0; s < count; ++s) {
+    const unils_row_request& request = requests[s];
+    kernels.linear(keys_values_[request.track], streams[s].out, 0, keys_values, 0, 1, false);
+    rope_.row(request.row, cosines, sines);
+    for (int layer = 0; layer < sizes_.depth; ++layer) {
+      float* key = keys_values + 2 * layer * sizes_.width;
+      rope_.rotate(key, sizes_.heads, cosines, sines, key);
+      layout.cross[request.track].write(request.state, layer, request.row, key, key + sizes_.width);
+    }
   }
 }
 

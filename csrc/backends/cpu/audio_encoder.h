@@ -1,5 +1,4 @@
-// AudioEncoder: a log-mel row of a track to its keys and values in every layer's cross-attention, computed once, when the
-// row arrives.
+// AudioEncoder: log-mel rows to their keys and values in every layer's cross-attention.
 #pragma once
 #include "backends/cpu/causal_stack.h"
 #include "engine/rope.h"
@@ -13,7 +12,9 @@ class AudioEncoder {
   AudioEncoder(Packer* packer, const unils_stream_sizes& sizes);
 
   int scratch_floats() const;
-  void push_row(const Kernels& kernels, const StateLayout& layout, const unils_row_request& request, float* scratch) const;
+  // One row of `count` streams, at most CausalStack::kMaxStreams.
+  void push_rows(const Kernels& kernels, const StateLayout& layout, const unils_row_request* requests, int count,
+                 float* scratch) const;
 
  private:
   unils_stream_sizes sizes_ = {};

@@ -20,28 +20,34 @@ CausalStack::CausalStack(Packer* packer, const std::string& name, int width, int
   norm_ = pack_norm(packer, name + ".norm");
 }
 
-void CausalStack::step(const Kernels& kernels, const RowRing& history, void* memory, int64_t position, const float* input,
-                       float* scratch, float* out) const {
+void CausalStack::step(const Kernels& kernels, const Stream* streams, int count, const float* inputs, int64_t input_stride,
+                       float* scratch) const {
+  const int stride = round_to_block(width_), wide_stride = round_to_block(expansion_ * width_);
   float* x = scratch;
-  float* h = x + round_to_block(width_);
-  float* wide = h + round_to_block(width_);
-  kernels.linear(input_, input, 0, x, 0, 1, false);
+  float* h = x + kMaxStreams * stride;
+  float* wide = h + kMaxStreams * stride;
+  kernels.linear(input_, inputs, input_stride, x, stride, count, false);
   int i = 0;
   for (const Block& block : blocks_) {
-    std::copy(x, x + width_, history.row(memory, i, position));
-    const float* rows[kMaxKernel];
-    for (int tap = 0; tap < kernel_; ++tap) {
-      const int64_t at = position - (kernel_ - 1) + tap;
-      rows[tap] = at < 0 ? nullptr : history.row(memory, i, at);
+    for (int s = 0; s < count; ++s) {
+      const Stream& stream = streams[s];
+      const float* from = x + s * stride;
+      std::copy(from, from + width_, stream.history->row(stream.memory, i, stream.position));
+      const float* rows[kMaxKernel];
+      for (int tap = 0; tap < kernel_; ++tap) {
+        const int64_t at = stream.position - (kernel_ - 1) + tap;
+        rows[tap] = at < 0 ? nullptr : stream.history->row(stream.memory, i, at);
+      }
+      float* to = h + s * stride;
+      kernels.depthwise(block.conv_weight, block.conv_bias, rows, kernel_, width_, to);
+      kernels.layer_norm(to, block.norm.weight, block.norm.bias, to, width_);
     }
-    kernels.depthwise(block.conv_weight, block.conv_bias, rows, kernel_, width_, h);
-    kernels.layer_norm(h, block.norm.weight, block.norm.bias, h, width_);
-    kernels.linear(block.up, h, 0, wide, 0, 1, false);
-    kernels.gelu(wide, expansion_ * width_);
-    kernels.linear(block.down, wide, 0, x, 0, 1, true);
+    kernels.linear(block.up, h, stride, wide, wide_stride, count, false);
+    for (int s = 0; s < count; ++s) kernels.gelu(wide + s * wide_stride, expansion_ * width_);
+    kernels.linear(block.down, wide, wide_stride, x, stride, count, true);
     ++i;
   }
-  kernels.layer_norm(x, norm_.weight, norm_.bias, out, width_);
+  for (int s = 0; s < count; ++s) kernels.layer_norm(x + s * stride, norm_.weight, norm_.bias, streams[s].out, width_);
 }
 
 }  // namespace unils

@@ -1,5 +1,5 @@
 // CausalStack: linear input, causal blocks, LayerNorm: the trunk of the audio encoder and of both halves of the codec
-// (docs/stream-model.md, "Causal block"), one row at a time.
+// (docs/stream-model.md, "Causal block"), one row of one or two streams at a time.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -24,14 +24,21 @@ class CausalStack {
   CausalStack() = default;
   CausalStack(Packer* packer, const std::string& name, int width, int depth, int kernel, int expansion);
 
-  int width() const { return width_; }
-  // Scratch for step.
-  int scratch_floats() const { return round_to_block(width_) * 2 + round_to_block(expansion_ * width_); }
+  static constexpr int kMaxStreams = 2;
+  struct Stream {
+    const RowRing* history;  // of the blocks' earlier inputs, which this row's join
+    void* memory;            // that the ring lies in
+    int64_t position;        // of the row
+    float* out;              // (width)
+  };
 
-  // input: one row of the stack's inputs, at `position`; the blocks' earlier inputs are in `history` (ring and its block
-  // of memory) and this row's join them. out: (width).
-  void step(const Kernels& kernels, const RowRing& history, void* memory, int64_t position, const float* input,
-            float* scratch, float* out) const;
+  // Scratch for step.
+  int scratch_floats() const { return kMaxStreams * (2 * round_to_block(width_) + round_to_block(expansion_ * width_)); }
+
+  // The next row of `count` streams, at most kMaxStreams, in one pass over the weights; inputs: one row a stream. Each
+  // comes out as it would alone.
+  void step(const Kernels& kernels, const Stream* streams, int count, const float* inputs, int64_t input_stride,
+            float* scratch) const;
 
  private:
   static constexpr int kMaxKernel = 64;

@@ -119,19 +119,22 @@ unils_status set_style(const unils_backend_model* model, void* state, void* work
   return UNILS_OK;
 }
 
-unils_status push_rows(const unils_backend_model* model, const unils_row_request* requests, int32_t count, unils_sentence*) {
+unils_status push_rows(const unils_backend_model* model, const unils_row_request* requests, int32_t count, void* workspace,
+                       unils_sentence*) {
   const CpuModel& cpu = model_of(model);
-  for (int32_t i = 0; i < count; ++i) {
-    cpu.audio.push_row(cpu.kernels, cpu.layout, requests[i], static_cast<float*>(requests[i].workspace));
+  for (int32_t i = 0; i < count; i += CausalStack::kMaxStreams) {
+    cpu.audio.push_rows(cpu.kernels, cpu.layout, requests + i, std::min(CausalStack::kMaxStreams, count - i),
+                        static_cast<float*>(workspace));
   }
   return UNILS_OK;
 }
 
-unils_status step(const unils_backend_model* model, const unils_step_request* requests, int32_t count, unils_sentence*) {
+unils_status step(const unils_backend_model* model, const unils_step_request* requests, int32_t count, void* workspace,
+                  unils_sentence*) {
   const CpuModel& cpu = model_of(model);
+  auto* scratch = static_cast<float*>(workspace);
   for (int32_t i = 0; i < count; ++i) {
     const unils_step_request& request = requests[i];
-    auto* scratch = static_cast<float*>(request.workspace);
     cpu.generator.step(cpu.kernels, cpu.layout, request, scratch);
     cpu.decoder.step(cpu.kernels, cpu.layout, request.state, request.frame,
                      arena_at<float>(request.state, cpu.layout.bits), scratch, request.motion);

@@ -23,7 +23,8 @@ void MotionDecoder::step(const Kernels& kernels, const StateLayout& layout, void
   float* row = latent + round_to_block(sizes_.bits);
   float* stack_scratch = row + round_to_block(sizes_.codec_width);
   bits_to_latent(bits, gains_.data(), sizes_.levels, sizes_.bits, latent);
-  stack_.step(kernels, layout.decoder, state, frame, latent, stack_scratch, row);
+  const CausalStack::Stream stream = {&layout.decoder, state, frame, row};
+  stack_.step(kernels, &stream, 1, latent, 0, stack_scratch);
   kernels.linear(output_, row, 0, motion, 0, 1, false);
   for (int i = 0; i < sizes_.channels; ++i) motion[i] = motion[i] * motion_std_[i] + motion_mean_[i];
 }

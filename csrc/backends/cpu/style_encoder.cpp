@@ -38,7 +38,8 @@ void StyleEncoder::encode(const Kernels& kernels, const float* motion, int64_t f
 
   for (int64_t frame = 0; frame < frames; ++frame) {
     for (int i = 0; i < D; ++i) normal[i] = (motion[frame * D + i] - motion_mean_[i]) / motion_std_[i];
-    stack_.step(kernels, history_, history, frame, normal, stack_scratch, row);
+    const CausalStack::Stream stream = {&history_, history, frame, row};
+    stack_.step(kernels, &stream, 1, normal, 0, stack_scratch);
     kernels.linear(output_, row, 0, latents + frame * d, 0, 1, false);
     quantise(latents + frame * d, gains_.data(), sizes_.levels, d);
   }

@@ -49,7 +49,6 @@ typedef struct unils_backend_model unils_backend_model; /* opaque */
 /* A log-mel row (row_values) to be appended as row `row` of a track. */
 typedef struct unils_row_request {
   void* state;
-  void* workspace;
   unils_track track;
   int64_t row;
   const float* log_mel;
@@ -58,7 +57,6 @@ typedef struct unils_row_request {
 /* Frame `frame` to be made. */
 typedef struct unils_step_request {
   void* state;
-  void* workspace;
   int64_t frame;
   int32_t look_ahead_self, look_ahead_other;
   float temperature, top_p, cfg_scale;
@@ -86,11 +84,13 @@ typedef struct unils_backend {
   /* motion: (frames, D), finite. */
   unils_status (*set_style)(const unils_backend_model* model, void* state, void* workspace, const float* motion,
                             int64_t frames, unils_sentence* why);
-  /* `count` requests, each with a state and a workspace of its own. */
+  /* `count` requests, no two of which may be of the same state and track. The result of each is the same, bit for bit,
+   * whichever others are made with it. */
   unils_status (*push_rows)(const unils_backend_model* model, const unils_row_request* requests, int32_t count,
-                            unils_sentence* why);
+                            void* workspace, unils_sentence* why);
+  /* `count` requests, each of a state of its own. */
   unils_status (*step)(const unils_backend_model* model, const unils_step_request* requests, int32_t count,
-                       unils_sentence* why);
+                       void* workspace, unils_sentence* why);
 } unils_backend;
 
 /* The registry (csrc/backends/registry.cpp) answers these. `name`: NULL and "auto" mean the best that runs here; any
