@@ -36,13 +36,6 @@ struct StateLayout {
   KvRing cross[2];             // audio rows by track, with RoPE
   RowRing audio[2];            // audio encoder's blocks by track
   RowRing decoder;             // motion decoder's blocks
-};  // float (row_values), by track: the log-mel row that waits
-  size_t bits = 0;         // float (levels * bits): +-1, the bits of the last frame made, level-major
-  KvRing style;            // style tokens, without RoPE
-  KvRing self[2];          // past frames, with RoPE: [0] the conditional row, [1] the unconditional one
-  KvRing cross[2];         // audio rows by track, with RoPE
-  RowRing audio[2];        // audio encoder's blocks by track
-  RowRing decoder;         // motion decoder's blocks
 };
 
 }  // namespace unils
