@@ -208,9 +208,10 @@ void test_counters_that_no_session_can_have_are_refused() {
 }
 
 void test_nothing_jumps_where_32_bit_counters_would() {
-  // Shifts of a whole number of every ring, to just before 2^31 samples at 16 kHz and at 48 kHz.
-  for (const int rate : {16000, 44100, 48000}) {
+  // Shifts of a whole number of every ring, to just before 2^31 samples at 16 kHz and, for the last, at 48 kHz.
+  for (const int rate : {44100, 48000}) {
     for (const int64_t shifts : {1638, 546}) {
+      if (shifts == 546 && rate != 48000) continue;
       const int64_t shift = shifts * 2048;  // frames; 2048 hops are eight rings
       const Samples self = speech_like(16000 * 45, 1), other = speech_like(int64_t{rate} * 45, 2);
       auto near = fake_session(fake_options(UNILS_CLOCK_BOTH, 3, 0)),
