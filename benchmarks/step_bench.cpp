@@ -108,14 +108,16 @@ class Bench {
       read.push_back(microseconds([&] { read_once(level, weights.at<char>(0), weight_bytes); }));
     }
     for (int i = 0; i < frames; ++i) {
-      for (size_t v = 0; v < row.size(); ++v) row[v] = -6.0f + static_cast<float>((i * 31 + static_cast<int>(v) * 17) % 97) * 0.1f;
+      for (size_t v = 0; v < row.size(); ++v)
+        row[v] = -6.0f + static_cast<float>((i * 31 + static_cast<int>(v) * 17) % 97) * 0.1f;
       between();
       rows.push_back(microseconds([&] {
         for (const Track track : {Track::kSelf, Track::kOther}) {
           require(engine->push_row(state.data(), workspace.data(), track, row.data()));
         }
       }));
-      step.push_back(microseconds([&] { require(engine->step(state.data(), workspace.data(), params, motion.data())); }));
+      step.push_back(
+          microseconds([&] { require(engine->step(state.data(), workspace.data(), params, motion.data())); }));
       frame.push_back(rows.back() + step.back());
     }
     return {median(read), median(rows), median(step), median(frame)};
@@ -142,15 +144,18 @@ int main(int argc, char** argv) {
   }
   const int frames = argc > 2 ? std::max(1, std::atoi(argv[2])) : 2000;
   Bench bench(argv[1], argc > 3 ? std::strtof(argv[3], nullptr) : 1.5f);
-  std::printf("%s: %lld parameters, load %.1f ms; a frame reads %.2f MB of weights; a session holds %.2f MB and %.2f MB of scratch\n",
-              cpu_level_name(bench.level), static_cast<long long>(bench.model->parameters()), bench.load_us / 1e3,
-              static_cast<double>(bench.weight_bytes) / 1e6, static_cast<double>(bench.state.bytes()) / 1e6,
-              static_cast<double>(bench.workspace.bytes()) / 1e6);
+  std::printf(
+      "%s: %lld parameters, load %.1f ms; a frame reads %.2f MB of weights; a session holds %.2f MB and %.2f MB of "
+      "scratch\n",
+      cpu_level_name(bench.level), static_cast<long long>(bench.model->parameters()), bench.load_us / 1e3,
+      static_cast<double>(bench.weight_bytes) / 1e6, static_cast<double>(bench.state.bytes()) / 1e6,
+      static_cast<double>(bench.workspace.bytes()) / 1e6);
 
   std::vector<char> other_work(kMoreThanAnyCache);
   const auto show = [&](const char* name, const Times& times) {
-    std::printf("%s: read weights once %.1f us, rows of both tracks %.1f us, step %.1f us, frame %.1f us = %.2f x reading\n",
-                name, times.read, times.rows, times.step, times.frame, times.frame / times.read);
+    std::printf(
+        "%s: read weights once %.1f us, rows of both tracks %.1f us, step %.1f us, frame %.1f us = %.2f x reading\n",
+        name, times.read, times.rows, times.step, times.frame, times.frame / times.read);
   };
   show("warm", bench.run(frames, [] {}));
   show("cold", bench.run(std::min(frames, 60), [&] {

@@ -54,7 +54,8 @@ Status choose_cpu_level(CpuLevel* level) {
     *level = candidate;
     return Status();
   }
-  return error(UNILS_ERROR_BACKEND, "UNILS_CPU=%s is not a level that exists; use ref, neon, avx2 or avx512, or unset it",
+  return error(UNILS_ERROR_BACKEND,
+               "UNILS_CPU=%s is not a level that exists; use ref, neon, avx2 or avx512, or unset it",
                printable(pinned).c_str());
 }
 

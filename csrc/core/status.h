@@ -30,8 +30,8 @@ std::string printable(const std::string& text);
 
 }  // namespace unils
 
-#define UNILS_RETURN_IF_ERROR(expression)                            \
-  do {                                                               \
-    ::unils::Status unils_status_here = (expression);                \
-    if (!unils_status_here.ok()) return unils_status_here;           \
+#define UNILS_RETURN_IF_ERROR(expression)                  \
+  do {                                                     \
+    ::unils::Status unils_status_here = (expression);      \
+    if (!unils_status_here.ok()) return unils_status_here; \
   } while (false)

@@ -1,7 +1,7 @@
 // KvRing: where the keys and values of attention lie in a state block, one ring per layer and head.
 //
-// Keys are stored (head, head_width, slot), so that scores of many slots are one vector operation each; values are stored
-// (head, slot, head_width rounded up), so that a weighted sum is too.
+// Keys are stored (head, head_width, slot), so that scores of many slots are one vector operation each; values are
+// stored (head, slot, head_width rounded up), so that a weighted sum is too.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -35,7 +35,9 @@ class KvRing {
     return arena_at<float>(state, offset_) + (int64_t{layer} * heads_ + head) * (keys_per_head() + values_per_head());
   }
   // (capacity, value_stride)
-  const float* values(const void* state, int layer, int head) const { return keys(state, layer, head) + keys_per_head(); }
+  const float* values(const void* state, int layer, int head) const {
+    return keys(state, layer, head) + keys_per_head();
+  }
 
   // The whole ring, from one state to another.
   void copy(const void* from, void* to) const {

@@ -5,7 +5,8 @@
 namespace unils {
 
 Rope::Rope(int head_width) {
-  for (int i = 0; i < head_width; i += 2) frequencies_.push_back(std::pow(10000.0, -static_cast<double>(i) / head_width));
+  for (int i = 0; i < head_width; i += 2)
+    frequencies_.push_back(std::pow(10000.0, -static_cast<double>(i) / head_width));
 }
 
 void Rope::row(int64_t position, float* cosines, float* sines) const {

@@ -1,5 +1,5 @@
-// Rope: rotary position embedding (Su et al., arXiv 2104.09864) over interleaved pairs, base 10000. Angles are computed in
-// double from int64 positions: in float they drift within an hour.
+// Rope: rotary position embedding (Su et al., arXiv 2104.09864) over interleaved pairs, base 10000. Angles are computed
+// in double from int64 positions: in float they drift within an hour.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -10,8 +10,8 @@ StateLayout::StateLayout(const unils_stream_sizes& sizes) {
   const int head_width = sizes.width / sizes.heads;
   style = KvRing(&arena, sizes.depth, sizes.heads, head_width, sizes.style_tokens);
   for (KvRing& ring : self) ring = KvRing(&arena, sizes.depth, sizes.heads, head_width, sizes.window_frames);
-  // No row is pushed further ahead of the next frame than the largest look-ahead, so a ring of the window and that never
-  // loses a row that a frame still sees, not even when rows are pushed again after a rewind.
+  // No row is pushed further ahead of the next frame than the largest look-ahead, so a ring of the window and that
+  // never loses a row that a frame still sees, not even when rows are pushed again after a rewind.
   const int look_ahead[2] = {sizes.look_ahead_self_max, sizes.look_ahead_other_max};
   for (int track = 0; track < 2; ++track) {
     cross[track] = KvRing(&arena, sizes.depth, sizes.heads, head_width, sizes.audio_window_frames + look_ahead[track]);

@@ -1,5 +1,5 @@
-// StateLayout: what is where in the state block of a session, the same on every backend. A state is plain data: all of it
-// zero except the style prefix is a session before its first frame.
+// StateLayout: what is where in the state block of a session, the same on every backend. A state is plain data: all of
+// it zero except the style prefix is a session before its first frame.
 #pragma once
 #include <cstddef>
 #include <cstdint>

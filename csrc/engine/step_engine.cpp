@@ -11,7 +11,7 @@
 namespace unils {
 namespace {
 
-constexpr int64_t kMinStyleFrames = 25, kMaxStyleFrames = 500;
+static_assert(StepEngine::kMaxRewindRows == StateLayout::kMaxRewindRows);
 
 bool all_finite(const float* values, int64_t count) {
   return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
@@ -42,10 +42,9 @@ class BackendStepEngine final : public StepEngine {
       model_->backend().reset(model_->backend_model(), state);
       return Status();
     }
-    if (motion == nullptr || frames < kMinStyleFrames || frames > kMaxStyleFrames) {
-      return error(UNILS_ERROR_INVALID_ARGUMENT, "style has %lld frames; give %lld to %lld (1 to 20 seconds)",
-                   static_cast<long long>(frames), static_cast<long long>(kMinStyleFrames),
-                   static_cast<long long>(kMaxStyleFrames));
+    if (motion == nullptr || frames < UNILS_STYLE_MIN_FRAMES || frames > UNILS_STYLE_MAX_FRAMES) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "style has %lld frames; give %d to %d (1 to 20 seconds)",
+                   static_cast<long long>(frames), UNILS_STYLE_MIN_FRAMES, UNILS_STYLE_MAX_FRAMES);
     }
     if (!all_finite(motion, frames * sizes_.channels)) {
       return error(UNILS_ERROR_INVALID_ARGUMENT, "style holds a value that is not finite");
@@ -66,7 +65,8 @@ class BackendStepEngine final : public StepEngine {
     const int t = static_cast<int>(track);
     const int64_t row = header->rows[t];
     if (row > header->frame + max_look_ahead(track)) {
-      return error(UNILS_ERROR_STATE, "row %lld of track %s is further ahead of frame %lld than any look-ahead; step first",
+      return error(UNILS_ERROR_STATE,
+                   "row %lld of track %s is further ahead of frame %lld than any look-ahead; step first",
                    static_cast<long long>(row), track_name(track), static_cast<long long>(header->frame));
     }
     if (!all_finite(log_mel, sizes_.row_values)) {
@@ -87,7 +87,8 @@ class BackendStepEngine final : public StepEngine {
     int64_t& rows = header->rows[static_cast<int>(track)];
     const int64_t furthest = header->furthest_rows[static_cast<int>(track)];
     if (row < 0 || row > rows || row < furthest - kMaxRewindRows) {
-      return error(UNILS_ERROR_STATE, "track %s cannot go back to row %lld: it has %lld rows and keeps %d behind row %lld",
+      return error(UNILS_ERROR_STATE,
+                   "track %s cannot go back to row %lld: it has %lld rows and keeps %d behind row %lld",
                    track_name(track), static_cast<long long>(row), static_cast<long long>(rows), kMaxRewindRows,
                    static_cast<long long>(furthest));
     }
@@ -153,8 +154,9 @@ class BackendStepEngine final : public StepEngine {
     for (const Track track : {Track::kSelf, Track::kOther}) {
       const int look_ahead = track == Track::kSelf ? params.look_ahead_self : params.look_ahead_other;
       if (look_ahead < 0 || look_ahead > max_look_ahead(track)) {
-        return error(UNILS_ERROR_INVALID_ARGUMENT, "look-ahead of track %s is %d frames; this model was trained for 0 to %d",
-                     track_name(track), look_ahead, max_look_ahead(track));
+        return error(UNILS_ERROR_INVALID_ARGUMENT,
+                     "look-ahead of track %s is %d frames; this model was trained for 0 to %d", track_name(track),
+                     look_ahead, max_look_ahead(track));
       }
       const int64_t needed = header.frame + 1 + look_ahead;
       if (header.rows[static_cast<int>(track)] < needed) {
@@ -172,14 +174,17 @@ class BackendStepEngine final : public StepEngine {
                    static_cast<double>(params.top_p));
     }
     if (!(params.cfg_scale >= 0.0f) || !std::isfinite(params.cfg_scale)) {
-      return error(UNILS_ERROR_INVALID_ARGUMENT, "cfg_scale is %g; it must be 0 or more", static_cast<double>(params.cfg_scale));
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "cfg_scale is %g; it must be 0 or more",
+                   static_cast<double>(params.cfg_scale));
     }
     // The row without audio remembers its own past, which is not there if it was not computed.
     if (params.cfg_scale != 1.0f && header.guided_frames != header.frame) {
-      return error(UNILS_ERROR_STATE, "guidance cannot be switched on after frames made without it; reset the session first");
+      return error(UNILS_ERROR_STATE,
+                   "guidance cannot be switched on after frames made without it; reset the session first");
     }
     if (params.cfg_scale == 1.0f && header.guided_frames != 0) {
-      return error(UNILS_ERROR_STATE, "guidance cannot be switched off after frames made with it; reset the session first");
+      return error(UNILS_ERROR_STATE,
+                   "guidance cannot be switched off after frames made with it; reset the session first");
     }
     return Status();
   }

@@ -17,13 +17,13 @@ class Model;  // model/model.h: config + weights, immutable
 enum class Track : int { kSelf = 0, kOther = 1 };
 
 struct StepParams {
-  int look_ahead_self = 0;   // frames; the session has pushed exactly rows [0, t + 1 + look_ahead) of each track
+  int look_ahead_self = 0;  // frames; the session has pushed exactly rows [0, t + 1 + look_ahead) of each track
   int look_ahead_other = 0;
   float temperature = 1.0f;  // 0 is greedy
   float top_p = 1.0f;
-  float cfg_scale = 1.0f;    // 1: the unconditional row is not computed
+  float cfg_scale = 1.0f;  // 1: the unconditional row is not computed
   uint64_t seed = 0;
-  float* logits = nullptr;       // (levels * bits), out, for tests: the frame's logits after guidance
+  float* logits = nullptr;  // (levels * bits), out, for tests: the frame's logits after guidance
 };
 
 class StepEngine {
@@ -39,19 +39,19 @@ class StepEngine {
   virtual int row_values() const = 0;          // log-mel values a row: steps per hop x mels, time-major
   virtual int channels() const = 0;            // D
 
-  virtual void reset(void* state) const = 0;   // frame 0, no audio, no style
+  virtual void reset(void* state) const = 0;  // frame 0, no audio, no style
   // Motion (frames, D) in the rig's units; frames == 0 is "no style". Only before the first step.
   virtual Status set_style(void* state, void* workspace, const float* motion, int64_t frames) const = 0;
 
   virtual int64_t frame(const void* state) const = 0;              // index of the next frame to be made
   virtual int64_t rows(const void* state, Track track) const = 0;  // rows pushed so far on a track
-  // Appends one row (raw natural-log mel energies; the engine normalises). Its keys and values are computed once: with the
-  // other track's next row, in one pass over the weights, or by the step that first needs them.
+  // Appends one row (raw natural-log mel energies; the engine normalises). Its keys and values are computed once: with
+  // the other track's next row, in one pass over the weights, or by the step that first needs them.
   virtual Status push_row(void* state, void* workspace, Track track, const float* log_mel) const = 0;
   // Forgets rows >= row; at most kMaxRewindRows back.
   virtual Status rewind_rows(void* state, Track track, int64_t row) const = 0;
-  // Makes frame(state): motion (D) in the rig's units, finite (else an error), not yet clamped. A step that fails leaves
-  // the frame to be made. Whether cfg_scale is 1 must not change between the frames of a session.
+  // Makes frame(state): motion (D) in the rig's units, finite (else an error), not yet clamped. A step that fails
+  // leaves the frame to be made. Whether cfg_scale is 1 must not change between the frames of a session.
   virtual Status step(void* state, void* workspace, const StepParams& params, float* motion) const = 0;
 };
 

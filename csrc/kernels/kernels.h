@@ -56,6 +56,7 @@ const Kernels* kernels_for(CpuLevel level);
 // Floats that pack_linear writes.
 int64_t packed_floats(const Kernels& kernels, int out, int in);
 // weight: (out, in) row-major; bias: (out) or null for zeros; panels: packed_floats().
-PackedLinear pack_linear(const Kernels& kernels, const float* weight, const float* bias, int out, int in, float* panels);
+PackedLinear pack_linear(const Kernels& kernels, const float* weight, const float* bias, int out, int in,
+                         float* panels);
 
 }  // namespace unils

@@ -48,8 +48,8 @@ class Section {
   }
   Status string(const char* key, size_t longest, std::string* value) const {
     const Json* json = json_->find(key);
-    if (json == nullptr || !json->is(Json::Kind::kString) || json->string().empty() || json->string().size() > longest ||
-        json->string().find('\0') != std::string::npos) {
+    if (json == nullptr || !json->is(Json::Kind::kString) || json->string().empty() ||
+        json->string().size() > longest || json->string().find('\0') != std::string::npos) {
       const std::string wanted = "a text of 1 to " + std::to_string(longest) + " bytes";
       return wrong(path_ + key, wanted.c_str());
     }
@@ -70,7 +70,8 @@ class Section {
   }
   Status array(const char* key, size_t fewest, size_t most, const std::vector<Json>** value) const {
     const Json* json = json_->find(key);
-    if (json == nullptr || !json->is(Json::Kind::kArray) || json->array().size() < fewest || json->array().size() > most) {
+    if (json == nullptr || !json->is(Json::Kind::kArray) || json->array().size() < fewest ||
+        json->array().size() > most) {
       const std::string wanted = "a list of " + std::to_string(fewest) + " to " + std::to_string(most) + " values";
       return wrong(path_ + key, wanted.c_str());
     }
@@ -111,7 +112,8 @@ Status parse_identity(const Section& root, Config* config) {
   }
   std::vector<std::string> sorted = config->channels;
   std::sort(sorted.begin(), sorted.end());
-  if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end()) return wrong("channels", "names without repetition");
+  if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
+    return wrong("channels", "names without repetition");
   config->sizes.channels = static_cast<int32_t>(config->channels.size());
   if (config->rig == "arkit" && config->sizes.channels != 55) return wrong("channels", "55 names for the rig arkit");
   if (config->rig == "flame" && config->sizes.channels != 108) return wrong("channels", "108 names for the rig flame");
@@ -161,7 +163,8 @@ Status parse_sizes(const Section& root, Config* config) {
   const auto levels = static_cast<size_t>(sizes.levels);
   UNILS_RETURN_IF_ERROR(codec.array("gains", levels, levels, &gains));
   for (const Json& gain : *gains) {
-    if (!gain.is(Json::Kind::kNumber) || std::fabs(gain.number()) > 1e6) return wrong("codec.gains", "numbers within 1e6");
+    if (!gain.is(Json::Kind::kNumber) || std::fabs(gain.number()) > 1e6)
+      return wrong("codec.gains", "numbers within 1e6");
     config->gains.push_back(static_cast<float>(gain.number()));
   }
 

@@ -10,12 +10,12 @@
 namespace unils {
 
 struct Config {
-  std::string family;  // "stream"
-  std::string rig;     // "arkit" or "flame"
+  std::string family;                 // "stream"
+  std::string rig;                    // "arkit" or "flame"
   std::vector<std::string> channels;  // D names, unique
-  int sample_rate = 0;  // Hz
+  int sample_rate = 0;                // Hz
   int hop_samples = 0;
-  int frame_rate = 0;   // frames/s
+  int frame_rate = 0;  // frames/s
 
   // Log-mel front end; log_floor is the smallest energy before the logarithm.
   int mels = 0, window_samples = 0, step_samples = 0, fft_size = 0;

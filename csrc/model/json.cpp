@@ -19,7 +19,8 @@ size_t utf8_length(std::string_view text) {
   if (lead < 0x80) return 1;
   if (lead >= 0xC2 && lead <= 0xDF) return continues(1) ? 2 : 0;
   if (lead >= 0xE0 && lead <= 0xEF) {
-    const bool good = continues(1) && continues(2) && !(lead == 0xE0 && byte(1) < 0xA0) && !(lead == 0xED && byte(1) > 0x9F);
+    const bool good =
+        continues(1) && continues(2) && !(lead == 0xE0 && byte(1) < 0xA0) && !(lead == 0xED && byte(1) > 0x9F);
     return good ? 3 : 0;
   }
   if (lead >= 0xF0 && lead <= 0xF4) {
@@ -70,7 +71,8 @@ class JsonParser {
     return true;
   }
   void skip_space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n' || text_[at_] == '\r')) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n' || text_[at_] == '\r'))
+      ++at_;
   }
 
   Status parse_value(Json* value, int depth) {
@@ -109,9 +111,11 @@ class JsonParser {
     } while (take(','));
     if (!take('}')) return bad("',' or '}' is expected");
     auto& members = value->object_;
-    std::sort(members.begin(), members.end(), [](const Json::Member& a, const Json::Member& b) { return a.first < b.first; });
-    const auto twice = std::adjacent_find(members.begin(), members.end(),
-                                          [](const Json::Member& a, const Json::Member& b) { return a.first == b.first; });
+    std::sort(members.begin(), members.end(),
+              [](const Json::Member& a, const Json::Member& b) { return a.first < b.first; });
+    const auto twice =
+        std::adjacent_find(members.begin(), members.end(),
+                           [](const Json::Member& a, const Json::Member& b) { return a.first == b.first; });
     if (twice == members.end()) return Status();
     return error(UNILS_ERROR_BUNDLE, "not valid JSON: the key \"%s\" appears twice in one object",
                  printable(twice->first).c_str());

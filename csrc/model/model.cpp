@@ -59,11 +59,11 @@ Status Model::load_or_throw(const char* bundle_dir, const char* backend, int thr
     return error(UNILS_ERROR_BUNDLE, "model.json describes a model of %lld bytes; at most %lld are supported",
                  static_cast<long long>(value_bytes), static_cast<long long>(kMaxWeightBytes));
   }
-  UNILS_RETURN_IF_ERROR(
-      read_file(folder + config.weights_file, 8, value_bytes + kMaxSafetensorsHeader + 8, &file));
+  UNILS_RETURN_IF_ERROR(read_file(folder + config.weights_file, 8, value_bytes + kMaxSafetensorsHeader + 8, &file));
   const std::array<uint8_t, 32> digest = sha256(file.data(), file.size());
   if (sha256_text(digest) != config.weights_sha256) {
-    return error(UNILS_ERROR_BUNDLE, "%s is not the file that model.json describes (its SHA-256 differs); copy the bundle again",
+    return error(UNILS_ERROR_BUNDLE,
+                 "%s is not the file that model.json describes (its SHA-256 differs); copy the bundle again",
                  printable(config.weights_file).c_str());
   }
   for (size_t i = 0; i < 8; ++i) loading->fingerprint_ = loading->fingerprint_ << 8 | digest[i];

@@ -14,7 +14,8 @@ Status bad(const std::string& name, const char* what) {
   return error(UNILS_ERROR_BUNDLE, "the weights file is damaged: tensor %s %s", printable(name).c_str(), what);
 }
 
-Status parse_tensor(const std::string& name, const Json& json, int64_t data_start, int64_t data_bytes, TensorView* tensor) {
+Status parse_tensor(const std::string& name, const Json& json, int64_t data_start, int64_t data_bytes,
+                    TensorView* tensor) {
   tensor->name = name;
   const Json* dtype = json.find("dtype");
   const Json* shape = json.find("shape");
@@ -49,8 +50,8 @@ Status parse_tensor(const std::string& name, const Json& json, int64_t data_star
 
 Status parse_safetensors(const char* file, int64_t bytes, std::vector<TensorView>* tensors) {
   constexpr int64_t kLengthBytes = 8;
-  if (bytes < kLengthBytes) return error(UNILS_ERROR_BUNDLE, "the weights file is truncated: it has %lld bytes",
-                                         static_cast<long long>(bytes));
+  if (bytes < kLengthBytes)
+    return error(UNILS_ERROR_BUNDLE, "the weights file is truncated: it has %lld bytes", static_cast<long long>(bytes));
   uint64_t header_bytes = 0;
   for (int i = 0; i < kLengthBytes; ++i) header_bytes |= uint64_t{static_cast<unsigned char>(file[i])} << (8 * i);
   if (header_bytes > static_cast<uint64_t>(std::min(kMaxSafetensorsHeader, bytes - kLengthBytes))) {
@@ -82,8 +83,9 @@ Status parse_safetensors(const char* file, int64_t bytes, std::vector<TensorView
     if (tensor->offset > covered) return bad(tensor->name, "leaves a gap before it");
     covered += tensor->count * 4;
   }
-  if (covered != bytes) return error(UNILS_ERROR_BUNDLE, "the weights file is damaged: %lld bytes at its end belong to no tensor",
-                                     static_cast<long long>(bytes - covered));
+  if (covered != bytes)
+    return error(UNILS_ERROR_BUNDLE, "the weights file is damaged: %lld bytes at its end belong to no tensor",
+                 static_cast<long long>(bytes - covered));
   return Status();
 }
 

@@ -88,19 +88,21 @@ class BundleWriter {
     for (const std::string& name : channel_names) channels += (channels.empty() ? "\"" : ",\"") + name + "\"";
     for (const float gain : gains) gain_list += (gain_list.empty() ? "" : ",") + std::to_string(gain);
     const std::string digest = sha256_text(sha256(weights_bytes.data(), weights_bytes.size()));
-    return "{\"format\":\"unils-bundle\",\"format_version\":1,\"family\":\"stream\",\"rig\":\"arkit\",\"channels\":[" + channels +
-           "],\"sample_rate\":16000,\"hop_samples\":640,\"frame_rate\":25,\"look_ahead\":{\"self\":[0," +
+    return "{\"format\":\"unils-bundle\",\"format_version\":1,\"family\":\"stream\",\"rig\":\"arkit\",\"channels\":[" +
+           channels + "],\"sample_rate\":16000,\"hop_samples\":640,\"frame_rate\":25,\"look_ahead\":{\"self\":[0," +
            n(s.look_ahead_self_max) + "],\"other\":[0," + n(s.look_ahead_other_max) +
            "]},\"features\":{\"mels\":64,\"window_samples\":400,\"step_samples\":160,\"fft_size\":512,\"low_hz\":60.0,"
            "\"high_hz\":7600.0,\"floor\":1e-5},\"audio_encoder\":{\"width\":" +
-           n(s.audio_width) + ",\"depth\":" + n(s.audio_depth) + ",\"kernel\":" + n(s.audio_kernel) + ",\"expansion\":" +
-           n(s.audio_expansion) + "},\"codec\":{\"width\":" + n(s.codec_width) + ",\"depth\":" + n(s.codec_depth) +
-           ",\"kernel\":" + n(s.codec_kernel) + ",\"expansion\":" + n(s.codec_expansion) + ",\"bits\":" + n(s.bits) +
-           ",\"levels\":" + n(s.levels) + ",\"gains\":[" + gain_list + "]},\"generator\":{\"width\":" + n(s.width) +
-           ",\"depth\":" + n(s.depth) + ",\"heads\":" + n(s.heads) + ",\"feed_forward\":" + n(s.feed_forward) +
+           n(s.audio_width) + ",\"depth\":" + n(s.audio_depth) + ",\"kernel\":" + n(s.audio_kernel) +
+           ",\"expansion\":" + n(s.audio_expansion) + "},\"codec\":{\"width\":" + n(s.codec_width) +
+           ",\"depth\":" + n(s.codec_depth) + ",\"kernel\":" + n(s.codec_kernel) +
+           ",\"expansion\":" + n(s.codec_expansion) + ",\"bits\":" + n(s.bits) + ",\"levels\":" + n(s.levels) +
+           ",\"gains\":[" + gain_list + "]},\"generator\":{\"width\":" + n(s.width) + ",\"depth\":" + n(s.depth) +
+           ",\"heads\":" + n(s.heads) + ",\"feed_forward\":" + n(s.feed_forward) +
            ",\"window_frames\":" + n(s.window_frames) + ",\"audio_window_frames\":" + n(s.audio_window_frames) +
            ",\"style_tokens\":" + n(s.style_tokens) + ",\"head_width\":" + n(s.head_width) +
-           "},\"defaults\":{\"temperature\":1.0,\"top_p\":0.97,\"cfg_scale\":1.5,\"look_ahead\":{\"self\":1,\"other\":0}},"
+           "},\"defaults\":{\"temperature\":1.0,\"top_p\":0.97,\"cfg_scale\":1.5,\"look_ahead\":{\"self\":1,\"other\":"
+           "0}},"
            "\"provenance\":{},\"licence\":\"MIT\",\"weights\":{\"file\":\"weights.safetensors\",\"sha256\":\"" +
            digest + "\"}}";
   }
@@ -131,7 +133,8 @@ class BundleWriter {
 class TemporaryFolder {
  public:
   explicit TemporaryFolder(const std::string& name)
-      : path_((std::filesystem::temp_directory_path() / (name + "_" + std::to_string(std::random_device()()))).string()) {
+      : path_(
+            (std::filesystem::temp_directory_path() / (name + "_" + std::to_string(std::random_device()()))).string()) {
     std::filesystem::create_directories(path_);
   }
   ~TemporaryFolder() { std::filesystem::remove_all(path_); }

@@ -1,5 +1,5 @@
-// ReferenceModel: the `stream` model of docs/stream-model.md, recomputed in double precision from scratch for every frame:
-// no ring, no cache, no order of sums in common with the engine. It is told the bits of past frames.
+// ReferenceModel: the `stream` model of docs/stream-model.md, recomputed in double precision from scratch for every
+// frame: no ring, no cache, no order of sums in common with the engine. It is told the bits of past frames.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -17,7 +17,8 @@ using Rows = std::vector<Row>;
 
 class ReferenceModel {
  public:
-  explicit ReferenceModel(const BundleWriter& bundle) : s_(bundle.sizes), gains_(bundle.gains.begin(), bundle.gains.end()) {
+  explicit ReferenceModel(const BundleWriter& bundle)
+      : s_(bundle.sizes), gains_(bundle.gains.begin(), bundle.gains.end()) {
     for (const BundleWriter::Tensor& tensor : bundle.tensors) {
       tensors_[tensor.shape.name] = Row(tensor.values.begin(), tensor.values.end());
     }
@@ -36,16 +37,19 @@ class ReferenceModel {
   }
 
   Rows style_tokens(const Rows& motion) const {
-    const size_t S = static_cast<size_t>(s_.style_tokens), W = static_cast<size_t>(s_.width), d = static_cast<size_t>(s_.bits);
+    const size_t S = static_cast<size_t>(s_.style_tokens), W = static_cast<size_t>(s_.width),
+                 d = static_cast<size_t>(s_.bits);
     if (motion.empty()) {
       Rows tokens;
-      for (size_t j = 0; j < S; ++j) tokens.emplace_back(at("generator.style_null").begin() + static_cast<long>(j * W),
-                                                         at("generator.style_null").begin() + static_cast<long>((j + 1) * W));
+      for (size_t j = 0; j < S; ++j)
+        tokens.emplace_back(at("generator.style_null").begin() + static_cast<long>(j * W),
+                            at("generator.style_null").begin() + static_cast<long>((j + 1) * W));
       return tokens;
     }
     Rows normal = motion;
     for (Row& row : normal) {
-      for (size_t i = 0; i < row.size(); ++i) row[i] = (row[i] - at("codec.motion_mean")[i]) / at("codec.motion_std")[i];
+      for (size_t i = 0; i < row.size(); ++i)
+        row[i] = (row[i] - at("codec.motion_mean")[i]) / at("codec.motion_std")[i];
     }
     Rows latents;
     for (const Row& row : stack("codec.encoder", normal, s_.codec_depth)) {
@@ -80,8 +84,8 @@ class ReferenceModel {
     int look_ahead[2] = {0, 0};
   };
 
-  // Guided logits (L * d) of the last of `bits.size()` frames; bits[t]: (L * d) of +-1 of frame t. Bits of the last frame
-  // count only for the levels after them. first_frame: index of bits[0]; it must lie before every window.
+  // Guided logits (L * d) of the last of `bits.size()` frames; bits[t]: (L * d) of +-1 of frame t. Bits of the last
+  // frame count only for the levels after them. first_frame: index of bits[0]; it must lie before every window.
   Row logits(const Rows& bits, const Rows& style, const Heard& heard, double cfg_scale, int64_t first_frame = 0) const {
     Row cond = hidden(bits, style, &heard, first_frame), uncond;
     if (cfg_scale != 1.0) uncond = hidden(bits, style, nullptr, first_frame);
@@ -91,7 +95,8 @@ class ReferenceModel {
       const Row before(bits.back().begin(), bits.back().begin() + static_cast<long>(l * d));
       const Row c = head(l, cond, before);
       const Row u = uncond.empty() ? c : head(l, uncond, before);
-      for (size_t i = 0; i < d; ++i) out.push_back(cfg_scale == 1.0 ? c[i] : cfg_scale * c[i] + (1.0 - cfg_scale) * u[i]);
+      for (size_t i = 0; i < d; ++i)
+        out.push_back(cfg_scale == 1.0 ? c[i] : cfg_scale * c[i] + (1.0 - cfg_scale) * u[i]);
     }
     return out;
   }
@@ -102,13 +107,15 @@ class ReferenceModel {
     Rows latents;
     for (const Row& frame : bits) {
       Row latent(d, 0.0);
-      for (size_t i = 0; i < frame.size(); ++i) latent[i % d] += gains_[i / d] * frame[i] / std::sqrt(static_cast<double>(d));
+      for (size_t i = 0; i < frame.size(); ++i)
+        latent[i % d] += gains_[i / d] * frame[i] / std::sqrt(static_cast<double>(d));
       latents.push_back(latent);
     }
     Rows out;
     for (const Row& row : stack("codec.decoder", latents, s_.codec_depth)) {
       Row motion = linear("codec.decoder.output", row);
-      for (size_t i = 0; i < motion.size(); ++i) motion[i] = motion[i] * at("codec.motion_std")[i] + at("codec.motion_mean")[i];
+      for (size_t i = 0; i < motion.size(); ++i)
+        motion[i] = motion[i] * at("codec.motion_std")[i] + at("codec.motion_mean")[i];
       out.push_back(motion);
     }
     return out;
@@ -123,8 +130,8 @@ class ReferenceModel {
     }
     const double p = 1.0 / (1.0 + std::exp(-logit / temperature));
     const auto f = static_cast<uint64_t>(frame);
-    const uint32_t word = philox4x32_10({static_cast<uint32_t>(bit), static_cast<uint32_t>(level), static_cast<uint32_t>(f),
-                                         static_cast<uint32_t>(f >> 32)},
+    const uint32_t word = philox4x32_10({static_cast<uint32_t>(bit), static_cast<uint32_t>(level),
+                                         static_cast<uint32_t>(f), static_cast<uint32_t>(f >> 32)},
                                         {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)})[0];
     const double u = (word >> 8) * 0x1p-24;
     *margin = std::min({std::fabs(p - top_p), std::fabs(1.0 - p - top_p), std::fabs(u - p)});
@@ -174,7 +181,8 @@ class ReferenceModel {
         Row conv = at(block + ".conv.bias");
         for (size_t c = 0; c < width; ++c) {
           for (size_t tap = 0; tap < kernel; ++tap) {
-            if (t + tap + 1 >= kernel) conv[c] += at(block + ".conv.weight")[c * kernel + tap] * x[t + tap + 1 - kernel][c];
+            if (t + tap + 1 >= kernel)
+              conv[c] += at(block + ".conv.weight")[c * kernel + tap] * x[t + tap + 1 - kernel][c];
           }
         }
         add(&y[t], linear(block + ".down", gelu(linear(block + ".up", norm(block + ".norm", conv)))));
@@ -189,8 +197,8 @@ class ReferenceModel {
     const size_t e = static_cast<size_t>(s_.width / s_.heads);
     Row y = x;
     for (size_t i = 0; i < x.size(); i += 2) {
-      const double angle = static_cast<double>(position) *
-                           std::pow(10000.0, -static_cast<double>(i % e) / static_cast<double>(e));
+      const double angle =
+          static_cast<double>(position) * std::pow(10000.0, -static_cast<double>(i % e) / static_cast<double>(e));
       y[i] = x[i] * std::cos(angle) - x[i + 1] * std::sin(angle);
       y[i + 1] = x[i] * std::sin(angle) + x[i + 1] * std::cos(angle);
     }
@@ -242,8 +250,10 @@ class ReferenceModel {
     for (int layer = 0; layer < s_.depth; ++layer) {
       const std::string block = "generator.blocks." + std::to_string(layer) + ".";
       Rows prefix, projected;
-      for (const Row& token : style) prefix.push_back(linear(block + "self_attention.qkv", norm(block + "self_norm", token)));
-      for (const Row& row : x) projected.push_back(linear(block + "self_attention.qkv", norm(block + "self_norm", row)));
+      for (const Row& token : style)
+        prefix.push_back(linear(block + "self_attention.qkv", norm(block + "self_norm", token)));
+      for (const Row& row : x)
+        projected.push_back(linear(block + "self_attention.qkv", norm(block + "self_norm", row)));
       Rows y = x;
       for (int64_t t = 0; t < frames; ++t) {
         Row& row = y[static_cast<size_t>(t)];
@@ -259,9 +269,11 @@ class ReferenceModel {
           const std::string cross = block + (track == 0 ? "cross_self" : "cross_other");
           const Row query = turned(linear(cross + ".query", norm(cross + "_norm", row)), first_frame + t);
           entries.clear();
-          for (int64_t j = std::max<int64_t>(0, t - s_.audio_window_frames + 1); j <= t + heard->look_ahead[track]; ++j) {
+          for (int64_t j = std::max<int64_t>(0, t - s_.audio_window_frames + 1); j <= t + heard->look_ahead[track];
+               ++j) {
             const Row& audio = heard->rows[track][static_cast<size_t>(j)];
-            entries.push_back({&query, turned(linear(cross + ".key", audio), first_frame + j), linear(cross + ".value", audio)});
+            entries.push_back(
+                {&query, turned(linear(cross + ".key", audio), first_frame + j), linear(cross + ".value", audio)});
           }
           add(&row, linear(cross + ".output", attend(entries)));
         }

@@ -1,10 +1,11 @@
 // Runs a bundle over given log-mel rows and writes down everything that it made, for tests/test_native_parity.py.
 //
-//   run_engine BUNDLE INPUT OUTPUT frames look_ahead_self look_ahead_other temperature top_p cfg_scale seed style_frames
+//   run_engine BUNDLE INPUT OUTPUT frames look_ahead_self look_ahead_other temperature top_p cfg_scale seed
+//   style_frames
 //
 // INPUT, float32: rows of self (frames + look_ahead_self, 256), rows of other alike, style (style_frames, D).
-// OUTPUT, float32: motion (frames, D), logits (frames, L*d), bits (frames, L*d) of +-1, then for each track the keys and
-// values of its rows as cross-attention sees them (rows, depth, 2, W).
+// OUTPUT, float32: motion (frames, D), logits (frames, L*d), bits (frames, L*d) of +-1, then for each track the keys
+// and values of its rows as cross-attention sees them (rows, depth, 2, W).
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -80,7 +81,8 @@ int main(int argc, char** argv) {
 
   const auto level_bits = static_cast<size_t>(sizes.levels) * static_cast<size_t>(sizes.bits);
   const auto channels = static_cast<size_t>(sizes.channels);
-  std::vector<float> motion(static_cast<size_t>(frames) * channels), logits(static_cast<size_t>(frames) * level_bits), bits;
+  std::vector<float> motion(static_cast<size_t>(frames) * channels), logits(static_cast<size_t>(frames) * level_bits),
+      bits;
   std::vector<float> heard[2];
   engine->reset(state.data());
   require(engine->set_style(state.data(), workspace.data(), style, style_frames));
@@ -92,7 +94,8 @@ int main(int argc, char** argv) {
       }
     }
     params.logits = logits.data() + static_cast<size_t>(frame) * level_bits;
-    require(engine->step(state.data(), workspace.data(), params, motion.data() + static_cast<size_t>(frame) * channels));
+    require(
+        engine->step(state.data(), workspace.data(), params, motion.data() + static_cast<size_t>(frame) * channels));
     for (int t = 0; t < 2; ++t) {
       for (int64_t row = frame == 0 ? 0 : frame + look_ahead[t]; row <= frame + look_ahead[t]; ++row) {
         for (int layer = 0; layer < sizes.depth; ++layer) {

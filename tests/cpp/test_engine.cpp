@@ -1,4 +1,5 @@
-// The step engine against a double-precision recomputation, over several wraps of its rings, and what its header promises.
+// The step engine against a double-precision recomputation, over several wraps of its rings, and what its header
+// promises.
 #include <string>
 #include <vector>
 
@@ -15,7 +16,8 @@ namespace {
 
 std::string bundle_path;  // of tiny_sizes()
 
-StepParams params_of(int look_ahead_self, int look_ahead_other, float temperature, float top_p, float cfg_scale, uint64_t seed) {
+StepParams params_of(int look_ahead_self, int look_ahead_other, float temperature, float top_p, float cfg_scale,
+                     uint64_t seed) {
   StepParams params;
   params.look_ahead_self = look_ahead_self, params.look_ahead_other = look_ahead_other;
   params.temperature = temperature, params.top_p = top_p, params.cfg_scale = cfg_scale, params.seed = seed;
@@ -50,7 +52,8 @@ void compare(const BundleWriter& bundle, const StepParams& given, int64_t style_
   params.logits = logits.data();
 
   const Rows style_motion = made_up_motion(style_frames, bundle.sizes.channels);
-  CHECK_OK(driver.engine->set_style(driver.state.data(), driver.workspace.data(), flat(style_motion).data(), style_frames));
+  CHECK_OK(
+      driver.engine->set_style(driver.state.data(), driver.workspace.data(), flat(style_motion).data(), style_frames));
   const Rows style = reference.style_tokens(style_motion);
   ReferenceModel::Heard heard;
   heard.look_ahead[0] = params.look_ahead_self, heard.look_ahead[1] = params.look_ahead_other;
@@ -76,8 +79,9 @@ void compare(const BundleWriter& bundle, const StepParams& given, int64_t style_
       const auto at = static_cast<size_t>(i);
       CHECK_NEAR(logits[at], expected[at], 2e-5);
       double margin = 0.0;
-      const bool bit = ReferenceModel::sample(expected[at], double{params.temperature}, double{params.top_p}, params.seed,
-                                              frame, i / bundle.sizes.bits, i % bundle.sizes.bits, &margin);
+      const bool bit =
+          ReferenceModel::sample(expected[at], double{params.temperature}, double{params.top_p}, params.seed, frame,
+                                 i / bundle.sizes.bits, i % bundle.sizes.bits, &margin);
       CHECK(margin < 2e-5 || bit == (bits.back()[at] > 0.0));
     }
   }
@@ -90,7 +94,8 @@ void compare(const BundleWriter& bundle, const StepParams& given, int64_t style_
 void test_frames_equal_a_double_precision_recomputation_over_ring_wraps() {
   const BundleWriter bundle;
   at_every_level([&] {
-    const int64_t frames = 3 * 24 + 12;  // the longest ring holds 24 positions (9 rows and 8 of look-ahead, in blocks: 32)
+    const int64_t frames =
+        3 * 24 + 12;  // the longest ring holds 24 positions (9 rows and 8 of look-ahead, in blocks: 32)
     compare(bundle, params_of(0, 0, 0.0f, 1.0f, 1.0f, 0), 0, frames + 24);
     compare(bundle, params_of(1, 0, 1.0f, 0.97f, 1.5f, 0x123456789abcdef0), 0, frames);
     compare(bundle, params_of(8, 3, 1.0f, 1.0f, 2.5f, 42), 31, frames);
@@ -313,7 +318,8 @@ void test_what_cannot_be_done_is_a_status() {
   const Rows clip = made_up_motion(501, engine.channels());
   std::vector<float> values = flat(clip);
   for (const int64_t frames : {int64_t{1}, int64_t{24}, int64_t{501}, int64_t{-1}, int64_t{1} << 60}) {
-    CHECK_ERROR(engine.set_style(state, workspace, values.data(), frames), UNILS_ERROR_INVALID_ARGUMENT, "give 25 to 500");
+    CHECK_ERROR(engine.set_style(state, workspace, values.data(), frames), UNILS_ERROR_INVALID_ARGUMENT,
+                "give 25 to 500");
   }
   CHECK_ERROR(engine.set_style(state, workspace, nullptr, 30), UNILS_ERROR_INVALID_ARGUMENT, "style");
   values[77] = NAN;
@@ -354,8 +360,8 @@ void test_weights_that_overflow_are_a_status(const TemporaryFolder& folder) {
   CHECK_OK(driver.push(Track::kOther));
   std::vector<float> motion(static_cast<size_t>(driver.engine->channels()));
   StepParams params;
-  CHECK_ERROR(driver.engine->step(driver.state.data(), driver.workspace.data(), params, motion.data()), UNILS_ERROR_BUNDLE,
-              "frame 0 is not finite");
+  CHECK_ERROR(driver.engine->step(driver.state.data(), driver.workspace.data(), params, motion.data()),
+              UNILS_ERROR_BUNDLE, "frame 0 is not finite");
 }
 
 void test_a_window_of_one_frame_works(const TemporaryFolder& folder) {

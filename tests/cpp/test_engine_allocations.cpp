@@ -1,4 +1,5 @@
-// After a session's blocks are made, pushing rows and stepping allocate nothing: counted at malloc, which operator new ends at.
+// After a session's blocks are made, pushing rows and stepping allocate nothing: counted at malloc, which operator new
+// ends at.
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -19,7 +20,9 @@ extern "C" void* __libc_memalign(size_t, size_t);
 extern "C" void* malloc(size_t bytes) { return ++allocations, __libc_malloc(bytes); }
 extern "C" void* calloc(size_t count, size_t bytes) { return ++allocations, __libc_calloc(count, bytes); }
 extern "C" void* realloc(void* block, size_t bytes) { return ++allocations, __libc_realloc(block, bytes); }
-extern "C" void* aligned_alloc(size_t alignment, size_t bytes) { return ++allocations, __libc_memalign(alignment, bytes); }
+extern "C" void* aligned_alloc(size_t alignment, size_t bytes) {
+  return ++allocations, __libc_memalign(alignment, bytes);
+}
 extern "C" int posix_memalign(void** block, size_t alignment, size_t bytes) {
   ++allocations;
   *block = __libc_memalign(alignment, bytes);

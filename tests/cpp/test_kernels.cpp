@@ -106,7 +106,8 @@ void test_layer_norm(const Kernels& k) {
     for (int i = 0; i < n; ++i) variance += (double{x[i]} - mean) * (double{x[i]} - mean) / n;
     k.layer_norm(x.data(), weight.data(), bias.data(), y.data(), n);
     for (int i = 0; i < n; ++i) {
-      CHECK_NEAR(y[i], (double{x[i]} - mean) / std::sqrt(variance + 1e-5) * double{weight[i]} + double{bias[i]}, n == 1 ? 1e-6 : 3e-5);
+      CHECK_NEAR(y[i], (double{x[i]} - mean) / std::sqrt(variance + 1e-5) * double{weight[i]} + double{bias[i]},
+                 n == 1 ? 1e-6 : 3e-5);
     }
     CHECK(y.sides_are_intact());
     Buffer in_place(n);
@@ -120,7 +121,8 @@ void test_gelu(const Kernels& k) {
   for (const int n : {1, 7, 8, 15, 17, 33, 1001}) {
     Buffer x(n, 4.0f);
     if (n == 1001) {
-      const float corners[] = {0.0f, -0.0f, 1e-30f, -1e-30f, 12.0f, -12.0f, 100.0f, -100.0f, 1e15f, -1e15f, 1e38f, -1e38f};
+      const float corners[] = {0.0f,   -0.0f,   1e-30f, -1e-30f, 12.0f, -12.0f,
+                               100.0f, -100.0f, 1e15f,  -1e15f,  1e38f, -1e38f};
       std::copy(std::begin(corners), std::end(corners), x.data());
     }
     std::vector<double> expected;
@@ -186,7 +188,8 @@ void test_attention(const Kernels& k) {
       for (const AttentionSpan& span : spans) {
         for (int64_t slot = span.first; slot < span.first + span.count; ++slot) {
           double dot = 0.0;
-          for (int d = 0; d < head_width; ++d) dot += double{span.query[d]} * double{span.keys[d * span.capacity + slot]};
+          for (int d = 0; d < head_width; ++d)
+            dot += double{span.query[d]} * double{span.keys[d * span.capacity + slot]};
           weights.push_back(dot * double{scale});
           highest = std::max(highest, weights.back());
         }

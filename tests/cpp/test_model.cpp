@@ -25,7 +25,8 @@ static void test_json_reads_what_rfc_8259_says() {
   CHECK_OK(Json::parse(" {\"b\": [1, -2.5e3, true, false, null], \"a\": \"\\u00e9\\n\\ud83d\\ude00\\/\"} ", &value));
   CHECK(value.find("a") != nullptr && value.find("a")->string() == "\xc3\xa9\n\xf0\x9f\x98\x80/");
   const std::vector<Json>& list = value.find("b")->array();
-  CHECK(list.size() == 5 && list[0].number() == 1 && list[1].number() == -2500 && list[2].boolean() && !list[3].boolean());
+  CHECK(list.size() == 5 && list[0].number() == 1 && list[1].number() == -2500 && list[2].boolean() &&
+        !list[3].boolean());
   CHECK(list[4].is(Json::Kind::kNull) && value.find("c") == nullptr);
   int64_t whole = 0;
   CHECK(list[0].integer(0, 1, &whole) && whole == 1);
@@ -35,10 +36,42 @@ static void test_json_reads_what_rfc_8259_says() {
 }
 
 static void test_json_refuses_everything_else() {
-  for (const char* text :
-       {"", " ", "{", "[1,", "[1,]", "{\"a\":}", "{\"a\" 1}", "{a:1}", "{\"a\":1,}", "tru", "nul", "01", "1.", ".5", "+1", "1e",
-        "-", "NaN", "Infinity", "1 2", "\"", "\"\\x\"", "\"\\", "\"\\u12\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\u0041\"",
-        "\"\n\"", "\"\xff\"", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"", "[1}", "1e999", "-1e999"}) {
+  for (const char* text : {"",
+                           " ",
+                           "{",
+                           "[1,",
+                           "[1,]",
+                           "{\"a\":}",
+                           "{\"a\" 1}",
+                           "{a:1}",
+                           "{\"a\":1,}",
+                           "tru",
+                           "nul",
+                           "01",
+                           "1.",
+                           ".5",
+                           "+1",
+                           "1e",
+                           "-",
+                           "NaN",
+                           "Infinity",
+                           "1 2",
+                           "\"",
+                           "\"\\x\"",
+                           "\"\\",
+                           "\"\\u12\"",
+                           "\"\\ud800\"",
+                           "\"\\udc00\"",
+                           "\"\\ud800\\u0041\"",
+                           "\"\n\"",
+                           "\"\xff\"",
+                           "\"\xc0\xaf\"",
+                           "\"\xed\xa0\x80\"",
+                           "\"\xf4\x90\x80\x80\"",
+                           "\"\xe2\x82\"",
+                           "[1}",
+                           "1e999",
+                           "-1e999"}) {
     CHECK_ERROR(parse(text), UNILS_ERROR_BUNDLE, "not valid JSON");
   }
   CHECK_ERROR(parse(std::string("1\0", 2)), UNILS_ERROR_BUNDLE, "after the value");
@@ -181,7 +214,8 @@ static void test_tensors_that_do_not_fit_the_model_are_named(const TemporaryFold
   };
   CHECK_ERROR(load_spoilt([](BundleWriter* w) { w->tensors.erase(w->tensors.begin()); }), UNILS_ERROR_BUNDLE,
               "has no tensor audio_encoder.blocks.0.conv.bias");
-  CHECK_ERROR(load_spoilt([](BundleWriter* w) { w->tensors.pop_back(); }), UNILS_ERROR_BUNDLE, "has no tensor generator.token");
+  CHECK_ERROR(load_spoilt([](BundleWriter* w) { w->tensors.pop_back(); }), UNILS_ERROR_BUNDLE,
+              "has no tensor generator.token");
   const auto add = [](const char* name) {
     return [name](BundleWriter* w) {
       BundleWriter::Tensor extra = w->tensor("generator.start");
@@ -192,16 +226,18 @@ static void test_tensors_that_do_not_fit_the_model_are_named(const TemporaryFold
   CHECK_ERROR(load_spoilt(add("aaa")), UNILS_ERROR_BUNDLE, "does not have: aaa");
   CHECK_ERROR(load_spoilt(add("generator.extra")), UNILS_ERROR_BUNDLE, "does not have: generator.extra");
   CHECK_ERROR(load_spoilt(add("zzz")), UNILS_ERROR_BUNDLE, "does not have: zzz");
-  CHECK_ERROR(load_spoilt([](BundleWriter* w) { std::swap(w->tensor("generator.token.weight").shape.shape[0],
-                                                          w->tensor("generator.token.weight").shape.shape[1]); }),
+  CHECK_ERROR(load_spoilt([](BundleWriter* w) {
+                std::swap(w->tensor("generator.token.weight").shape.shape[0],
+                          w->tensor("generator.token.weight").shape.shape[1]);
+              }),
               UNILS_ERROR_BUNDLE, "generator.token.weight has the shape (21, 30) where model.json asks for (30, 21)");
   CHECK_ERROR(load_spoilt([](BundleWriter* w) { w->tensor("generator.start").shape.rank = 2; }), UNILS_ERROR_BUNDLE,
               "generator.start has the shape (30, 1) where model.json asks for (30)");
   CHECK_ERROR(load_spoilt([](BundleWriter* w) { w->tensor("generator.start").dtype = "BF16"; }), UNILS_ERROR_BUNDLE,
               "of type BF16");
   for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-    CHECK_ERROR(load_spoilt([=](BundleWriter* w) { w->tensor("generator.start").values[7] = value; }), UNILS_ERROR_BUNDLE,
-                "generator.start holds a value that is not finite");
+    CHECK_ERROR(load_spoilt([=](BundleWriter* w) { w->tensor("generator.start").values[7] = value; }),
+                UNILS_ERROR_BUNDLE, "generator.start holds a value that is not finite");
   }
   CHECK_ERROR(load_spoilt([](BundleWriter* w) { w->tensor("codec.motion_std").values[3] = 0.0f; }), UNILS_ERROR_BUNDLE,
               "codec.motion_std is divided by");
@@ -314,7 +350,8 @@ static void test_random_damage_never_crashes(const TemporaryFolder& folder) {
     std::string weights = good, text = json;
     std::string& target = round % 2 == 0 ? weights : text;
     const size_t reach = round % 4 == 0 ? 8 + 4000 : target.size();  // mostly the header
-    for (int i = 0; i < 1 + round % 3; ++i) target[random() % std::min(reach, target.size())] = static_cast<char>(random());
+    for (int i = 0; i < 1 + round % 3; ++i)
+      target[random() % std::min(reach, target.size())] = static_cast<char>(random());
     if (round % 5 == 0) target.resize(random() % target.size());
     writer.write(folder / "fuzz", weights, [&](std::string* out) {
       if (round % 2 == 1) *out = text;

@@ -11,7 +11,8 @@ AudioEncoder::AudioEncoder(Packer* packer, const unils_stream_sizes& sizes)
   for (int track = 0; track < 2; ++track) {
     std::vector<std::string> names;
     for (int layer = 0; layer < sizes.depth; ++layer) {
-      const std::string cross = "generator.blocks." + std::to_string(layer) + (track == 0 ? ".cross_self" : ".cross_other");
+      const std::string cross =
+          "generator.blocks." + std::to_string(layer) + (track == 0 ? ".cross_self" : ".cross_other");
       names.push_back(cross + ".key");
       names.push_back(cross + ".value");
     }
@@ -25,8 +26,8 @@ int AudioEncoder::scratch_floats() const {
          2 * round_to_block(sizes_.width / sizes_.heads) + stack_.scratch_floats();
 }
 
-void AudioEncoder::push_rows(const Kernels& kernels, const StateLayout& layout, const unils_row_request* requests, int count,
-                             float* scratch) const {
+void AudioEncoder::push_rows(const Kernels& kernels, const StateLayout& layout, const unils_row_request* requests,
+                             int count, float* scratch) const {
   const int input_stride = round_to_block(sizes_.row_values), row_stride = round_to_block(sizes_.audio_width);
   float* inputs = scratch;
   float* rows = inputs + CausalStack::kMaxStreams * input_stride;

@@ -20,8 +20,8 @@ CausalStack::CausalStack(Packer* packer, const std::string& name, int width, int
   norm_ = pack_norm(packer, name + ".norm");
 }
 
-void CausalStack::step(const Kernels& kernels, const Stream* streams, int count, const float* inputs, int64_t input_stride,
-                       float* scratch) const {
+void CausalStack::step(const Kernels& kernels, const Stream* streams, int count, const float* inputs,
+                       int64_t input_stride, float* scratch) const {
   const int stride = round_to_block(width_), wide_stride = round_to_block(expansion_ * width_);
   float* x = scratch;
   float* h = x + kMaxStreams * stride;

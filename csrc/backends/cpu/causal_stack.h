@@ -33,7 +33,9 @@ class CausalStack {
   };
 
   // Scratch for step.
-  int scratch_floats() const { return kMaxStreams * (2 * round_to_block(width_) + round_to_block(expansion_ * width_)); }
+  int scratch_floats() const {
+    return kMaxStreams * (2 * round_to_block(width_) + round_to_block(expansion_ * width_));
+  }
 
   // The next row of `count` streams, at most kMaxStreams, in one pass over the weights; inputs: one row a stream. Each
   // comes out as it would alone.

@@ -48,7 +48,9 @@ struct CpuModel {
 
 const CpuModel& model_of(const unils_backend_model* model) { return *reinterpret_cast<const CpuModel*>(model); }
 
-void say(unils_sentence* sentence, const char* text) { std::snprintf(sentence->text, sizeof sentence->text, "%s", text); }
+void say(unils_sentence* sentence, const char* text) {
+  std::snprintf(sentence->text, sizeof sentence->text, "%s", text);
+}
 
 int32_t score(unils_sentence* detail) {
   CpuLevel level = CpuLevel::kRef;
@@ -72,8 +74,8 @@ Status create(const unils_model_spec& spec, std::unique_ptr<CpuModel>* created) 
   Arena scratch;
   UNILS_RETURN_IF_ERROR(Arena::create(model->workspace_floats() * sizeof(float), &scratch));
   UNILS_RETURN_IF_ERROR(Arena::create(model->layout.bytes, &model->null_style));
-  model->generator.set_style_tokens(model->kernels, model->layout, model->null_style.data(), model->generator.null_style(),
-                                    scratch.at<float>(0));
+  model->generator.set_style_tokens(model->kernels, model->layout, model->null_style.data(),
+                                    model->generator.null_style(), scratch.at<float>(0));
   *created = std::move(model);
   return Status();
 }
@@ -109,8 +111,8 @@ void reset(const unils_backend_model* model, void* state) {
   cpu.layout.style.copy(cpu.null_style.data(), state);
 }
 
-unils_status set_style(const unils_backend_model* model, void* state, void* workspace, const float* motion, int64_t frames,
-                       unils_sentence*) {
+unils_status set_style(const unils_backend_model* model, void* state, void* workspace, const float* motion,
+                       int64_t frames, unils_sentence*) {
   const CpuModel& cpu = model_of(model);
   auto* tokens = static_cast<float*>(workspace);
   float* scratch = tokens + cpu.style_floats;
@@ -119,8 +121,8 @@ unils_status set_style(const unils_backend_model* model, void* state, void* work
   return UNILS_OK;
 }
 
-unils_status push_rows(const unils_backend_model* model, const unils_row_request* requests, int32_t count, void* workspace,
-                       unils_sentence*) {
+unils_status push_rows(const unils_backend_model* model, const unils_row_request* requests, int32_t count,
+                       void* workspace, unils_sentence*) {
   const CpuModel& cpu = model_of(model);
   for (int32_t i = 0; i < count; i += CausalStack::kMaxStreams) {
     cpu.audio.push_rows(cpu.kernels, cpu.layout, requests + i, std::min(CausalStack::kMaxStreams, count - i),
@@ -144,7 +146,7 @@ unils_status step(const unils_backend_model* model, const unils_step_request* re
 
 }  // namespace
 
-const unils_backend kCpuBackend = {UNILS_BACKEND_VERSION, "cpu",     score, model_create, model_free, workspace_bytes,
-                                   weight_bytes,          reset,     set_style, push_rows, step};
+const unils_backend kCpuBackend = {UNILS_BACKEND_VERSION, "cpu", score,     model_create, model_free, workspace_bytes,
+                                   weight_bytes,          reset, set_style, push_rows,    step};
 
 }  // namespace unils

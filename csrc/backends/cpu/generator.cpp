@@ -8,12 +8,12 @@
 namespace unils {
 
 struct Generator::Work {
-  int stride = 0;             // floats between the rows of x, h and attended
+  int stride = 0;  // floats between the rows of x, h and attended
   int qkv_stride = 0, wide_stride = 0, hidden_stride = 0, logits_stride = 0;
-  float *x, *h, *attended;    // (2, W)
-  float *qkv, *rotated;       // (2, 3 W), (W)
-  float* wide;                // (2, feed_forward)
-  float *cosines, *sines;     // of the frame
+  float *x, *h, *attended;  // (2, W)
+  float *qkv, *rotated;     // (2, 3 W), (W)
+  float* wide;              // (2, feed_forward)
+  float *cosines, *sines;   // of the frame
   float* scores;
   float *hidden, *u, *bits_term;  // (2, L * F), (2, F), (F)
   float* logits;                  // (2, d)
@@ -42,8 +42,8 @@ Generator::Work Generator::work_in(float* scratch) const {
   work.cosines = take(head_width_);
   work.sines = take(head_width_);
   const int look_ahead = std::max(sizes_.look_ahead_self_max, sizes_.look_ahead_other_max);
-  work.scores = take(std::max(sizes_.style_tokens + sizes_.window_frames, sizes_.audio_window_frames + look_ahead) +
-                     kSlotBlock);
+  work.scores =
+      take(std::max(sizes_.style_tokens + sizes_.window_frames, sizes_.audio_window_frames + look_ahead) + kSlotBlock);
   work.hidden = take(int64_t{2} * sizes_.levels * sizes_.head_width);
   work.u = take(2 * work.hidden_stride);
   work.bits_term = take(work.hidden_stride);
@@ -138,19 +138,20 @@ static int ring_spans(const KvRing& ring, const void* state, int layer, int head
   int n = 0;
   for (const RingSpan& run : {runs.older, runs.newer}) {
     if (run.count == 0) continue;
-    spans[n++] = {query, ring.keys(state, layer, head), ring.values(state, layer, head), ring.index().capacity(), run.slot,
-                  run.count};
+    spans[n++] = {
+        query,    ring.keys(state, layer, head), ring.values(state, layer, head), ring.index().capacity(), run.slot,
+        run.count};
   }
   return n;
 }
 
-void Generator::attend_self(const Kernels& kernels, const StateLayout& layout, const unils_step_request& request, int layer,
-                            int rows, Work* work) const {
+void Generator::attend_self(const Kernels& kernels, const StateLayout& layout, const unils_step_request& request,
+                            int layer, int rows, Work* work) const {
   const Block& block = blocks_[static_cast<size_t>(layer)];
   const int W = sizes_.width;
   for (int r = 0; r < rows; ++r) {
-    kernels.layer_norm(work->x + r * work->stride, block.self_norm.weight, block.self_norm.bias, work->h + r * work->stride,
-                       W);
+    kernels.layer_norm(work->x + r * work->stride, block.self_norm.weight, block.self_norm.bias,
+                       work->h + r * work->stride, W);
   }
   kernels.linear(block.qkv, work->h, work->stride, work->qkv, work->qkv_stride, rows, false);
 
@@ -174,8 +175,8 @@ void Generator::attend_self(const Kernels& kernels, const StateLayout& layout, c
 }
 
 // Only the conditional row hears.
-void Generator::attend_track(const Kernels& kernels, const StateLayout& layout, const unils_step_request& request, int layer,
-                             int track, Work* work) const {
+void Generator::attend_track(const Kernels& kernels, const StateLayout& layout, const unils_step_request& request,
+                             int layer, int track, Work* work) const {
   const Cross& cross = blocks_[static_cast<size_t>(layer)].cross[track];
   const int look_ahead = track == 0 ? request.look_ahead_self : request.look_ahead_other;
   kernels.layer_norm(work->x, cross.norm.weight, cross.norm.bias, work->h, sizes_.width);

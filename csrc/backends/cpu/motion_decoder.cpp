@@ -17,8 +17,8 @@ int MotionDecoder::scratch_floats() const {
   return stack_.scratch_floats() + round_to_block(sizes_.bits) + round_to_block(sizes_.codec_width);
 }
 
-void MotionDecoder::step(const Kernels& kernels, const StateLayout& layout, void* state, int64_t frame, const float* bits,
-                         float* scratch, float* motion) const {
+void MotionDecoder::step(const Kernels& kernels, const StateLayout& layout, void* state, int64_t frame,
+                         const float* bits, float* scratch, float* motion) const {
   float* latent = scratch;
   float* row = latent + round_to_block(sizes_.bits);
   float* stack_scratch = row + round_to_block(sizes_.codec_width);

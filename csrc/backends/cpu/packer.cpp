@@ -9,9 +9,9 @@ namespace unils {
 
 const unils_tensor* Packer::find(const std::string& name) const {
   const unils_tensor* end = spec_.tensors + spec_.tensor_count;
-  const unils_tensor* at = std::lower_bound(spec_.tensors, end, name, [](const unils_tensor& tensor, const std::string& wanted) {
-    return std::string_view(tensor.name) < wanted;
-  });
+  const unils_tensor* at = std::lower_bound(
+      spec_.tensors, end, name,
+      [](const unils_tensor& tensor, const std::string& wanted) { return std::string_view(tensor.name) < wanted; });
   return at != end && name == at->name ? at : nullptr;
 }
 

@@ -17,8 +17,8 @@ class Packer {
   Packer(const unils_model_spec& spec, const Kernels& kernels, float* block)
       : spec_(spec), kernels_(kernels), block_(block) {}
 
-  // Linear layers stacked above each other, all with the same inputs: `names` without ".weight" and ".bias". A bias that
-  // the model does not have is zero.
+  // Linear layers stacked above each other, all with the same inputs: `names` without ".weight" and ".bias". A bias
+  // that the model does not have is zero.
   PackedLinear linear(std::initializer_list<std::string> names) { return linear(names.begin(), names.size()); }
   PackedLinear linear(const std::string* names, size_t count);
   // A copy of a tensor.
@@ -27,7 +27,7 @@ class Packer {
   const float* transposed(const std::string& name);
 
   const unils_tensor& tensor(const std::string& name) const;  // must exist
-  size_t floats() const { return floats_; }  // so far
+  size_t floats() const { return floats_; }                   // so far
 
  private:
   const unils_tensor* find(const std::string& name) const;

@@ -21,12 +21,13 @@ StyleEncoder::StyleEncoder(Packer* packer, const unils_stream_sizes& sizes, cons
 }
 
 size_t StyleEncoder::scratch_floats() const {
-  return history_bytes_ / sizeof(float) + static_cast<size_t>(kMaxFrames) * static_cast<size_t>(sizes_.bits) +
+  return history_bytes_ / sizeof(float) + size_t{UNILS_STYLE_MAX_FRAMES} * static_cast<size_t>(sizes_.bits) +
          static_cast<size_t>(round_to_block(sizes_.channels) + round_to_block(sizes_.codec_width) +
                              round_to_block(sizes_.bits) + round_to_block(sizes_.width) + stack_.scratch_floats());
 }
 
-void StyleEncoder::encode(const Kernels& kernels, const float* motion, int64_t frames, float* scratch, float* tokens) const {
+void StyleEncoder::encode(const Kernels& kernels, const float* motion, int64_t frames, float* scratch,
+                          float* tokens) const {
   const int D = sizes_.channels, d = sizes_.bits, S = sizes_.style_tokens, W = sizes_.width;
   float* history = scratch;
   float* normal = history + history_bytes_ / sizeof(float);

@@ -6,13 +6,11 @@ namespace unils {
 
 class StyleEncoder {
  public:
-  static constexpr int kMaxFrames = 500;
-
   StyleEncoder() = default;
   StyleEncoder(Packer* packer, const unils_stream_sizes& sizes, const float* gains);
 
   size_t scratch_floats() const;
-  // motion: (frames, D), at most kMaxFrames; tokens: (S, W).
+  // motion: (frames, D), at most UNILS_STYLE_MAX_FRAMES; tokens: (S, W).
   void encode(const Kernels& kernels, const float* motion, int64_t frames, float* scratch, float* tokens) const;
 
  private:

@@ -1,8 +1,9 @@
 /* backend.h - what a backend provides: the arithmetic of the `stream` model, as a table of functions.
  *
- * A backend owns its copy of the weights and nothing else. What changes between frames lives in flat state blocks owned
- * by the caller and laid out by the engine (csrc/engine/state_layout.h), the same on every backend, so that a snapshot is
- * a copy. Scratch memory (workspace) holds nothing between calls. No call but model_create allocates; none throws.
+ * A backend owns its copy of the weights and nothing else. What changes between frames lives in flat state blocks,
+ * owned by the caller and laid out by the engine (csrc/engine/state_layout.h), the same on every backend, so that a
+ * snapshot is a copy. Scratch memory (workspace) holds nothing between calls. No call but model_create allocates; none
+ * throws.
  *
  * The engine checks arguments and counts frames and rows; a backend may trust what it is given.
  */
@@ -16,6 +17,10 @@ extern "C" {
 #endif
 
 #define UNILS_BACKEND_VERSION 1
+
+/* Frames of a style clip: 1 to 20 seconds. */
+#define UNILS_STYLE_MIN_FRAMES 25
+#define UNILS_STYLE_MAX_FRAMES 500
 
 /* Sizes of a `stream` model, as docs/stream-model.md names them. */
 typedef struct unils_stream_sizes {
@@ -81,7 +86,7 @@ typedef struct unils_backend {
   int64_t (*weight_bytes)(const unils_backend_model* model); /* what one step and its two rows read, each weight once */
   /* Writes the no-style prefix into a zeroed state. */
   void (*reset)(const unils_backend_model* model, void* state);
-  /* motion: (frames, D), finite. */
+  /* motion: (frames, D), finite; UNILS_STYLE_MIN_FRAMES <= frames <= UNILS_STYLE_MAX_FRAMES. */
   unils_status (*set_style)(const unils_backend_model* model, void* state, void* workspace, const float* motion,
                             int64_t frames, unils_sentence* why);
   /* `count` requests, no two of which may be of the same state and track. The result of each is the same, bit for bit,

@@ -8,7 +8,8 @@ namespace unils {
 namespace {
 
 // A panel of one output: a row of weights behind its bias.
-void linear(const PackedLinear& linear, const float* x, int64_t x_stride, float* y, int64_t y_stride, int rows, bool add) {
+void linear(const PackedLinear& linear, const float* x, int64_t x_stride, float* y, int64_t y_stride, int rows,
+            bool add) {
   const float* weight = linear.panels;
   for (int o = 0; o < linear.out; ++o, weight += linear.in + 1) {
     for (int m = 0; m < rows; ++m) {
