@@ -193,7 +193,7 @@ def test_evaluation_writes_figures_tables_and_plots(
     assert table in capsys.readouterr().out
     for name in ("c000000a.npz", "c000000a.png", "listening_spectra_1.png", "listening_spectra_2.png"):
         assert (tmp_path / "out" / name).stat().st_size > 1000
-    card = model_card.write_card(bundle, [tmp_path / "out"], [tmp_path / "out"])
+    card = model_card.write_card(bundle, [tmp_path / "out"], [tmp_path / "out"] * 2)
     figure = evaluation["results"][0]["lines"][0]["figure"]
     assert f"| jaw correlation while speaking | >= 0.88 | {figure} |" in card
     assert "stage 1 it is" in card

@@ -105,9 +105,9 @@ def liveliness(result: dict[str, Any], measure: str) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def compared(results: dict[int, dict[str, Any]], without: dict[int, dict[str, Any]]) -> str:
-    """The same training with and without stage 1, in listening."""
-    pair = (results[JUDGED_LOOK_AHEAD], without[JUDGED_LOOK_AHEAD])
+def compared(with_and_without: Sequence[Path]) -> str:
+    """The same training with and without stage 1, in listening; folders of `unils-train eval`."""
+    pair = [load_results([folder], None)[0][JUDGED_LOOK_AHEAD] for folder in with_and_without]
     listening = [result["alive"]["listening"] for result in pair]
     rows = []
     for group in STIFFNESS_GROUPS:
@@ -234,11 +234,11 @@ def again(provenance: dict[str, Any], corpus: dict[str, Any]) -> str:
 def write_card(
     bundle: Path,
     evals: Sequence[Path],
-    without_prior: Sequence[Path] = (),
+    ablation: Sequence[Path] = (),
     bench: Path | None = None,
     compare: Path | None = None,
 ) -> str:
-    """The card as Markdown."""
+    """The card as Markdown; `ablation` is empty or the evaluations of two equal runs, with stage 1 and without."""
     model = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
     size = sum(file.stat().st_size for file in bundle.iterdir() if file.suffix in (".json", ".safetensors"))
     results, evaluation = load_results(evals, model["weights"]["sha256"])
@@ -282,9 +282,12 @@ def write_card(
     if evaluation["long_run"]:
         parts += ["### One session that goes on", long_run(evaluation["long_run"])]
     parts.append("## With and without stage 1")
-    if without_prior:
-        parts.append("The same data, sizes and training; the generator starts from random weights, not from the prior.")
-        parts.append(compared(results, load_results(without_prior, None)[0]))
+    if ablation:
+        parts.append(
+            "Two runs of the same data, order of clips, sizes, schedule and number of steps, fewer than the bundled "
+            "weights saw: on the frozen prior, and with the generator trained from random weights instead."
+        )
+        parts.append(compared(ablation))
     else:
         parts.append("Not measured.")
     if bench is not None or compare is not None:
@@ -311,13 +314,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m unils_training.model_card", description=__doc__.split("\n")[0])
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--eval", type=Path, nargs="+", required=True, help="folders of `unils-train eval`")
-    parser.add_argument("--without-prior", type=Path, nargs="+", default=[], help="the same without stage 1")
+    parser.add_argument(
+        "--ablation", type=Path, nargs=2, default=[], metavar=("WITH", "WITHOUT"), help="evaluations of two equal runs"
+    )
     parser.add_argument("--bench", type=Path, help="what `unils bench --json` wrote")
     parser.add_argument("--compare", type=Path, help="what benchmarks/compare_pytorch.py --json wrote")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(argv)
     try:
-        card = write_card(options.bundle, options.eval, options.without_prior, options.bench, options.compare)
+        card = write_card(options.bundle, options.eval, options.ablation, options.bench, options.compare)
     except CardError as error:
         parser.exit(2, f"model_card: {error}\n")
     options.output.write_text(card, encoding="utf-8")
