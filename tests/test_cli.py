@@ -148,7 +148,7 @@ def test_bench_measures_and_writes_json(tiny_path: Path, tmp_path: Path, capsys:
 def test_doctor_tells_what_works(bundled: unils.Model, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
     report = capsys.readouterr().out
-    assert f"ok   bundled model   {bundled.info.parameters / 1e6:.2f} M parameters" in " ".join(report.split(" "))
+    assert f"ok bundled model {bundled.info.parameters / 1e6:.2f} M parameters" in " ".join(report.split())
     for subject in ("unils-sdk", "python", "machine", "backend cpu", "numpy", "av", "training", "espeak-ng"):
         assert subject in report
 
