@@ -1,9 +1,9 @@
 #include "audio/track_input.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <thread>
 
 namespace unils {
@@ -130,7 +130,8 @@ void TrackInput::lock() {
   int owner = kNobody;
   while (!owner_.compare_exchange_weak(owner, kController, std::memory_order_acquire)) {
     owner = kNobody;
-    std::this_thread::yield();
+    // Asleep, not yielding: a pusher of lower priority must get the processor to end its push.
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
   }
 }
 
