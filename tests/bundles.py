@@ -56,7 +56,7 @@ def bundle_config(sizes: dict[str, Any] = TINY, rig: str = "arkit") -> dict[str,
         **sizes,
         "defaults": {"temperature": 1.0, "top_p": 0.97, "cfg_scale": 1.5, "look_ahead": {"self": 1, "other": 0}},
         "provenance": {"made_by": "tests"},
-        "licence": "MIT",
+        "licence": "Apache-2.0",
     }
 
 

@@ -37,7 +37,7 @@ class TestInfo:
         assert info.defaults.top_p == pytest.approx(0.97)
         assert info.parameters == sum(tensor.size for tensor in random_tensors(bundle_config()).values())
         assert 0 < info.weight_bytes <= 4 * info.parameters
-        assert (info.licence, info.provenance) == ("MIT", {"made_by": "tests"})
+        assert (info.licence, info.provenance) == ("Apache-2.0", {"made_by": "tests"})
         assert info.path == str(tiny_path)
         with pytest.raises(FrozenInstanceError):
             info.rig = "flame"  # type: ignore[misc]
@@ -47,7 +47,7 @@ class TestInfo:
         folder = Path(info.path)
         assert sum(file.stat().st_size for file in folder.iterdir()) <= 12 * 2**20
         assert info.rig == "arkit"
-        assert info.licence == "MIT"
+        assert info.licence == "Apache-2.0"
         assert info.provenance
         assert info.look_ahead["self"][1] >= 8
 

@@ -103,7 +103,7 @@ class BundleWriter {
            ",\"style_tokens\":" + n(s.style_tokens) + ",\"head_width\":" + n(s.head_width) +
            "},\"defaults\":{\"temperature\":1.0,\"top_p\":0.97,\"cfg_scale\":1.5,\"look_ahead\":{\"self\":1,\"other\":"
            "0}},"
-           "\"provenance\":{},\"licence\":\"MIT\",\"weights\":{\"file\":\"weights.safetensors\",\"sha256\":\"" +
+           "\"provenance\":{},\"licence\":\"Apache-2.0\",\"weights\":{\"file\":\"weights.safetensors\",\"sha256\":\"" +
            digest + "\"}}";
   }
 

@@ -61,7 +61,7 @@ def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     folder.mkdir()
     model = {
-        **{"family": "stream", "rig": "arkit", "channels": ["jawOpen"], "frame_rate": 25, "licence": "MIT"},
+        **{"family": "stream", "rig": "arkit", "channels": ["jawOpen"], "frame_rate": 25, "licence": "Apache-2.0"},
         "look_ahead": {"self": [0, 8], "other": [0, 8]},
         "provenance": {
             "seed": 3,
@@ -97,15 +97,15 @@ def test_the_card_names_seeds_data_and_missed_targets(bundle: Path, tmp_path: Pa
     assert "4 times (95 % bootstrap interval over clips 3 to 5)" in card
     assert "| 0 | 0.93 |" in card
     assert "## With and without stage 1\n\nNot measured." in card
-    assert "MIT, weights included." in card
+    assert "Apache-2.0, weights included." in card
 
 
 def test_stiffness_without_stage_1_is_computed_not_claimed(bundle: Path, tmp_path: Path) -> None:
     main = write_eval(tmp_path / "main", [result(1, 0.9)])
     stiff = write_eval(tmp_path / "stiff", [result(1, 0.45)], sha="cd" * 32)
     lively = write_eval(tmp_path / "lively", [result(1, 1.08)], sha="ef" * 32)
-    assert "without stage 1 it is stiffer by 50%" in model_card.write_card(bundle, [main], [stiff])
-    assert "without stage 1 it is livelier by 20%" in model_card.write_card(bundle, [main], [lively])
+    assert "without stage 1 it is stiffer by 50%" in model_card.write_card(bundle, [main], [main, stiff])
+    assert "without stage 1 it is livelier by 20%" in model_card.write_card(bundle, [main], [main, lively])
 
 
 def test_speed_is_judged_by_its_targets(bundle: Path, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ class Config:
     """Everything that an experiment depends on, besides the corpus itself."""
 
     seed: int = 0
-    licence: str = "MIT"
+    licence: str = "Apache-2.0"
     run: str = "runs/default"
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()

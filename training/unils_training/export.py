@@ -63,7 +63,7 @@ def write_bundle(
     model: StreamModel,
     defaults: DefaultsConfig,
     provenance: Mapping[str, Any],
-    licence: str = "MIT",
+    licence: str = "Apache-2.0",
 ) -> int:
     """Writes `model.json` and `weights.safetensors` (float32) and returns their size in bytes.
 

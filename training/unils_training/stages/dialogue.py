@@ -191,7 +191,7 @@ def load_for_export(config: Config, checkpoint: str | Path | None) -> tuple[Stre
     facts = {name: value for name, value in stored["facts"].items() if name != "channels"}
     facts["dialogue"] = {name: stored[name] for name in ("step", "seconds", "figures")}
     # A stage ends by steps or by minutes, and each was a run of its own: what counts is how many steps it took.
-    taken: Config = from_dict(Config, stored["config"])
+    taken: Config = dataclasses.replace(from_dict(Config, stored["config"]), licence=config.licence)
     for name in facts.keys() & {"codec", "prior", NAME}:
         stage = getattr(taken, name)
         training = dataclasses.replace(stage.training, steps=facts[name]["step"], minutes=0.0)
