@@ -188,7 +188,8 @@ those rules do."""
 
 MEASURED = """\
 Measured by `unils-train eval` with the {backend} engine on {minutes:.0f} minutes ({sides} sides) of the `{split}`
-split, whose voices, sentences and seeds were never trained on; temperature {temperature:g}, top-p {top_p:g}, guidance
+split, whose voices and seeds were never trained on. Its sentences come from the same
+grammars as those of training, so some occur in both (docs/corpus.md); temperature {temperature:g}, top-p {top_p:g}, guidance
 {cfg_scale:g}, look-ahead {look_ahead_other} on the other track. docs/metrics.md defines every figure. Targets are
 judged at look-ahead {judged} on the own track."""
 
@@ -285,7 +286,7 @@ def write_card(
     if ablation:
         parts.append(
             "Two runs of the same data, order of clips, sizes, schedule and number of steps, fewer than the bundled "
-            "weights saw: on the frozen prior, and with the generator trained from random weights instead."
+            "weights saw, one seed: on the frozen prior, and with the generator trained from random weights instead."
         )
         parts.append(compared(ablation))
     else:
