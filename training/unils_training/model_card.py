@@ -189,9 +189,9 @@ those rules do."""
 MEASURED = """\
 Measured by `unils-train eval` with the {backend} engine on {minutes:.0f} minutes ({sides} sides) of the `{split}`
 split, whose voices and seeds were never trained on. Its sentences come from the same
-grammars as those of training, so some occur in both (docs/corpus.md); temperature {temperature:g}, top-p {top_p:g}, guidance
-{cfg_scale:g}, look-ahead {look_ahead_other} on the other track. docs/metrics.md defines every figure. Targets are
-judged at look-ahead {judged} on the own track."""
+grammars as those of training, so some occur in both (docs/corpus.md). Temperature {temperature:g}, top-p {top_p:g},
+guidance {cfg_scale:g}, look-ahead {look_ahead_other} on the other track. docs/metrics.md defines every figure.
+Targets are judged at look-ahead {judged} on the own track."""
 
 LIMITS = """\
 - Procedural motion: reactions, coarticulation and gaze follow written rules, and vary no more than the rules do.
