@@ -21,8 +21,8 @@ import torch
 import unils_sdk
 from unils_sdk.model import BUNDLED_MODEL
 from unils_training.evaluate import in_range
-from unils_training.models.features import HOP_SAMPLES, log_mel_rows
-from unils_training.models.stream import TRACKS, Sampling, StreamModel
+from unils_training.models.stream.log_mel import HOP_SAMPLES, log_mel_rows
+from unils_training.models.stream.model import TRACKS, Sampling, StreamModel
 
 WARM_UP_FRAMES = 25
 SAME = 1e-4

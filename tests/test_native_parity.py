@@ -24,7 +24,7 @@ from bundles import bundle_config, random_tensors, safetensors_bytes, write_bund
 torch = pytest.importorskip("torch", reason="PyTorch is in the [training] extra")
 
 from unils_training.models.layers import rope_table  # noqa: E402
-from unils_training.models.stream import Sampling, StreamModel  # noqa: E402
+from unils_training.models.stream.model import Sampling, StreamModel  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = ("ref", "avx2", "avx512") if platform.machine() in ("x86_64", "AMD64") else ("ref", "neon")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unils_training.config import load_config
-from unils_training.models.codec import Codec
+from unils_training.models.stream.codec import Codec
 
 
 @pytest.fixture(scope="module")

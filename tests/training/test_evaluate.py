@@ -15,7 +15,7 @@ from unils_training.config import DefaultsConfig, ModelConfig, from_dict
 from unils_training.evaluate import Run, Task
 from unils_training.export import randomise, write_bundle
 from unils_training.metrics.corpus_side import CorpusSide
-from unils_training.models.stream import StreamModel
+from unils_training.models.stream.model import StreamModel
 from unils_training.rigs import ARKIT_CHANNELS
 
 FRAMES = 150

@@ -13,7 +13,7 @@ from unils_training import export
 from unils_training.cli import main
 from unils_training.config import load_config
 from unils_training.export import BundleError, read_bundle, write_bundle
-from unils_training.models.stream import StreamModel
+from unils_training.models.stream.model import StreamModel
 from unils_training.rigs import ARKIT_CHANNELS
 
 

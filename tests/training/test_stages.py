@@ -13,9 +13,9 @@ from unils_training.config import Config, ConfigError, LoraConfig, load_config, 
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import load_features
 from unils_training.export import read_bundle
-from unils_training.models.generator import Generator
-from unils_training.models.stream import StreamModel
-from unils_training.stages import codec, dialogue, prior
+from unils_training.models.stream.generator import Generator
+from unils_training.models.stream.model import StreamModel
+from unils_training.stages.stream import codec, dialogue, prior
 from unils_training.stages.lora import ByteDropout, add_lora, merged
 from unils_training.stages.trainer import learning_rate, load_result
 

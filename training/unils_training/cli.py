@@ -82,7 +82,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _train(options: argparse.Namespace, config: Config) -> int:
-    stage = importlib.import_module(f"unils_training.stages.{options.command}")
+    stage = importlib.import_module(f"unils_training.stages.stream.{options.command}")
     extra = {"stage_1": not options.no_stage_1} if options.command == "dialogue" else {}
     stage.train(config, resume=options.resume, **extra)
     return 0
@@ -92,14 +92,14 @@ def _export(options: argparse.Namespace, config: Config) -> int:
     from unils_training import export
 
     if options.random_init:
-        from unils_training.models.stream import StreamModel
+        from unils_training.models.stream.model import StreamModel
         from unils_training.rigs import ARKIT_CHANNELS
 
         model = StreamModel(config.model, ARKIT_CHANNELS)
         export.randomise(model, config.seed)
         provenance = export.provenance_of(config, weights="random, never trained")
     else:
-        from unils_training.stages import dialogue
+        from unils_training.stages.stream import dialogue
 
         model, provenance = dialogue.load_for_export(config, options.checkpoint)
     size = export.write_bundle(options.output, model, config.defaults, provenance, config.licence)

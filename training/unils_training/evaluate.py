@@ -73,7 +73,7 @@ def _native_model(bundle: Path) -> Any:
 def _torch_model(bundle: Path) -> Any:
     import torch
 
-    from unils_training.models.stream import StreamModel
+    from unils_training.models.stream.model import StreamModel
 
     torch.set_num_threads(1)
     return StreamModel.from_bundle(bundle).eval()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from unils_training.config import Config, ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict
 from unils_training.models import features
-from unils_training.models.stream import StreamModel
+from unils_training.models.stream.model import StreamModel
 
 FORMAT, FORMAT_VERSION, FAMILY = "unils-bundle", 1, "stream"
 WEIGHTS_FILE = "weights.safetensors"

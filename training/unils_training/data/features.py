@@ -22,7 +22,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from unils_training.models.features import HOP_SAMPLES, ROW_VALUES, SAMPLE_RATE, log_mel_rows
+from unils_training.models.stream.log_mel import HOP_SAMPLES, ROW_VALUES, SAMPLE_RATE, log_mel_rows
 
 VERSION = 1
 ARRAYS = {"self_mel": np.float16, "other_mel": np.float16, "motion": np.float32, "speech_mask": np.bool_}

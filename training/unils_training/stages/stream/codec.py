@@ -10,7 +10,7 @@ from unils_training import losses
 from unils_training.config import Config
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import load_features
-from unils_training.models.codec import Codec
+from unils_training.models.stream.codec import Codec
 from unils_training.rigs import group_channels
 from unils_training.stages.trainer import train_stage
 

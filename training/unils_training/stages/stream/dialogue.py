@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from unils_training.config import Config, ConfigError, from_dict
 from unils_training.export import provenance_of
 from unils_training.losses import bit_loss
-from unils_training.models.features import MELS
-from unils_training.models.generator import AudioContext
-from unils_training.models.stream import TRACKS, Sampling, StreamModel
+from unils_training.models.stream.log_mel import MELS
+from unils_training.models.stream.generator import AudioContext
+from unils_training.models.stream.model import TRACKS, Sampling, StreamModel
 from unils_training.rigs import group_channels
-from unils_training.stages import prior
-from unils_training.stages.generation import (
+from unils_training.stages.stream import prior
+from unils_training.stages.stream.generation import (
     LatentClips,
     model_with_codec,
     style_tokens,

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from unils_training.config import Config
 from unils_training.losses import bit_loss
-from unils_training.models.stream import StreamModel
-from unils_training.stages.generation import (
+from unils_training.models.stream.model import StreamModel
+from unils_training.stages.stream.generation import (
     LatentClips,
     model_with_codec,
     style_tokens,

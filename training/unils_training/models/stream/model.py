@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from unils_training.config import ModelConfig
-from unils_training.models.audio_encoder import AudioEncoder
-from unils_training.models.codec import Codec
-from unils_training.models.features import HOP_SAMPLES, log_mel_rows
-from unils_training.models.generator import Generator, GeneratorState
+from unils_training.models.stream.audio_encoder import AudioEncoder
+from unils_training.models.stream.codec import Codec
+from unils_training.models.stream.log_mel import HOP_SAMPLES, log_mel_rows
+from unils_training.models.stream.generator import Generator, GeneratorState
 from unils_training.models.philox import uniforms
 
 TRACKS = ("self", "other")

@@ -16,7 +16,7 @@ from torch import Tensor
 from unils_training.config import Config, HistoryConfig, TrainingConfig
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import FeatureCache, load_features
-from unils_training.models.stream import StreamModel
+from unils_training.models.stream.model import StreamModel
 from unils_training.stages.trainer import load_result, stage_folder
 
 

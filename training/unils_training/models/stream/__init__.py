@@ -1,0 +1,1 @@
+"""The `stream` family: frame-causal; docs/stream-model.md is its contract."""
