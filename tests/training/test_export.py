@@ -33,6 +33,13 @@ def test_a_bundle_reads_back_as_what_was_written(bundle: Path, tmp_path: Path) -
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_a_model_that_mixes_tracks_is_refused_by_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["export", "--random-init", "--config", "tiny", "-o", str(tmp_path / "bundle")]
+    assert main([*arguments, "--set", "model.generator.cross_attention=mixed"]) == 2
+    assert "the engine runs one for each track" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_tensors_have_the_names_and_shapes_of_the_contract(bundle: Path) -> None:
     tensors = load_file(bundle / "weights.safetensors")
     expected = {

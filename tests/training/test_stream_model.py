@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unils_training.config import ModelConfig, load_config
+from unils_training.config import ModelConfig, from_dict, load_config, to_dict
 from unils_training.export import randomise
 from unils_training.models.stream.log_mel import HOP_SAMPLES, log_mel_rows
 from unils_training.models.stream.generator import AudioContext
@@ -25,6 +25,16 @@ def config() -> ModelConfig:
 @pytest.fixture(scope="module")
 def model(config: ModelConfig) -> StreamModel:
     model = StreamModel(config, CHANNELS).eval()
+    randomise(model, 3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def mixed(config: ModelConfig) -> StreamModel:
+    """A model of the ablation: one cross-attention over both tracks."""
+    sizes = to_dict(config)
+    sizes["generator"]["cross_attention"] = "mixed"
+    model = StreamModel(from_dict(ModelConfig, sizes), CHANNELS).eval()
     randomise(model, 3)
     return model
 
@@ -67,6 +77,37 @@ def test_streaming_equals_parallel_over_three_windows(
         motion = model.codec.decode(model.codec.latent(torch.from_numpy(out["bits"]))[None])[0]
     np.testing.assert_allclose(out["self_features"], features, atol=1e-5)
     np.testing.assert_allclose(out["motion"], motion, atol=1e-5)
+
+
+@pytest.mark.parametrize("look_ahead", [(0, 0), (4, 3)])
+def test_streaming_equals_parallel_where_tracks_are_mixed(mixed: StreamModel, look_ahead: tuple[int, int]) -> None:
+    out = mixed.generate(noise(FRAMES, 1), noise(FRAMES, 2), *look_ahead, cfg_scale=1.5, seed=9)
+    with torch.no_grad():
+        expected = parallel_logits(mixed, out, look_ahead, 1.5, None)
+    np.testing.assert_allclose(out["logits"], expected, atol=2e-5, rtol=1e-5)
+
+
+def test_a_mixed_attention_tells_tracks_apart_by_their_vectors_alone(mixed: StreamModel) -> None:
+    generator = mixed.generator
+    signs = torch.randint(0, 2, (1, 20, 16)).float() * 2 - 1
+    own, other = (torch.randn(1, 20, generator.blocks[0].cross_mixed.key.in_features) for _ in range(2))
+
+    def heard(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        none = torch.tensor([0])
+        contexts = {"self": AudioContext(first, none), "other": AudioContext(second, none)}
+        return generator(signs, generator.null_style(1), contexts)
+
+    with torch.no_grad():
+        right, swapped = heard(own, other), heard(other, own)
+        assert not torch.allclose(right, swapped, atol=1e-3)
+        first, second = generator.cross_track_self.clone(), generator.cross_track_other.clone()
+        try:
+            generator.cross_track_self.copy_(second)
+            generator.cross_track_other.copy_(first)
+            torch.testing.assert_close(heard(other, own), right, atol=1e-5, rtol=1e-5)
+        finally:
+            generator.cross_track_self.copy_(first)
+            generator.cross_track_other.copy_(second)
 
 
 def test_encoder_of_the_codec_in_steps_equals_at_once(model: StreamModel) -> None:

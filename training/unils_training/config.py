@@ -54,6 +54,8 @@ class GeneratorConfig:
     audio_window_frames: int = 64
     style_tokens: int = 16
     head_width: int = 256
+    cross_attention: typing.Literal["separate", "mixed"] = "separate"
+    """One cross-attention for each track, or one over both tracks together: the paper's ablation, never exported."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 2:

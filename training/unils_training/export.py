@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unils_training.config import Config, ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict
-from unils_training.models import features
+from unils_training.models.stream import log_mel as features
 from unils_training.models.stream.model import StreamModel
 
 FORMAT, FORMAT_VERSION, FAMILY = "unils-bundle", 1, "stream"
@@ -51,7 +51,7 @@ def describe(
         },
         "audio_encoder": to_dict(config.audio_encoder),
         "codec": to_dict(config.codec),
-        "generator": to_dict(config.generator),
+        "generator": {name: value for name, value in to_dict(config.generator).items() if name != "cross_attention"},
         "defaults": to_dict(defaults),
         "provenance": dict(provenance),
         "licence": licence,
@@ -68,9 +68,14 @@ def write_bundle(
     """Writes `model.json` and `weights.safetensors` (float32) and returns their size in bytes.
 
     Raises:
-        BundleError: the bundle would be larger than MAX_BUNDLE_BYTES.
+        BundleError: the bundle would be larger than MAX_BUNDLE_BYTES, or the model hears both tracks mixed.
     """
     folder = Path(folder)
+    if model.config.generator.cross_attention != "separate":
+        raise BundleError(
+            "a model with one mixed cross-attention cannot become a bundle: the engine runs one for each track. "
+            "Evaluate its checkpoint instead: unils-train eval RUN/dialogue/best.pt CORPUS"
+        )
     tensors = {name: value.detach().float().contiguous() for name, value in model.state_dict().items()}
     weight_bytes = sum(value.numel() * value.element_size() for value in tensors.values())
     if weight_bytes > MAX_BUNDLE_BYTES:

@@ -7,6 +7,7 @@ A audio-encoder width. "cond" is the conditional row, "uncond" the one without a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,15 @@ from unils_training.config import AudioEncoderConfig, CodecConfig, GeneratorConf
 from unils_training.models.layers import NORM_EPS, gelu, rope, rope_table
 
 MASKED = -1e30
+
+HEARD: dict[str, dict[str, tuple[str, ...]]] = {
+    "separate": {"self": ("self",), "other": ("other",)},
+    "mixed": {"mixed": ("self", "other")},
+}
+"""Cross-attentions of a block, and the tracks that each one hears, by `GeneratorConfig.cross_attention`."""
+
+FIRST_LOOK = {"self": (1, 0, -1, -3), "other": (0, -2, -6, -12), "mixed": (1, 0, -1, -2, -3, -6, -12)}
+"""Where the heads of a cross-attention look at first: audio rows from the frame."""
 
 
 @dataclasses.dataclass
@@ -84,7 +94,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of a frame over a sliding window of one track's audio rows, up to its look-ahead."""
+    """Attention of a frame over a sliding window of audio rows, up to the look-ahead; of one track, or of both mixed."""
 
     def __init__(self, config: GeneratorConfig, audio_width: int) -> None:
         super().__init__()
@@ -108,10 +118,10 @@ class CrossAttention(nn.Module):
         ring[0, :, slot] = _rope_row(self.key(features), self.heads, table)
         ring[1, :, slot] = self.value(features)
 
-    def step(self, h: Tensor, frame: int, first_row: int, end_row: int, ring: Tensor) -> Tensor:
-        """One frame: h (B, W) over rows [first_row, end_row) of the ring."""
-        oldest_first = torch.arange(first_row, end_row) % ring.shape[2]
-        keys, values = ring[:, :, oldest_first]
+    def step(self, h: Tensor, frame: int, first_row: int, rings: Sequence[tuple[Tensor, int]]) -> Tensor:
+        """One frame: h (B, W) over rows [first_row, end_row) of each ring; rings are (ring, end_row)."""
+        seen = [ring[:, :, torch.arange(first_row, end_row) % ring.shape[2]] for ring, end_row in rings]
+        keys, values = torch.cat(seen, dim=2)
         q = split_heads(self.query(h)[:, None], self.heads)
         q = rope(q, rope_table(torch.tensor([frame]), q.shape[-1]))
         scores = q @ split_heads(keys, self.heads).transpose(-1, -2)
@@ -130,18 +140,24 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to each track, feed-forward; LayerNorm first, all residual."""
+    """Self-attention, cross-attention to the audio, feed-forward; LayerNorm first, all residual.
+
+    `cross_self` and `cross_other` where tracks are heard apart, one `cross_mixed` where they are mixed.
+    """
 
     def __init__(self, config: GeneratorConfig, audio_width: int) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.self_attention = SelfAttention(config)
-        self.cross_self_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.cross_self = CrossAttention(config, audio_width)
-        self.cross_other_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.cross_other = CrossAttention(config, audio_width)
+        for name in HEARD[config.cross_attention]:
+            setattr(self, f"cross_{name}_norm", nn.LayerNorm(config.width, eps=NORM_EPS))
+            setattr(self, f"cross_{name}", CrossAttention(config, audio_width))
         self.feed_forward_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.feed_forward = FeedForward(config.width, config.feed_forward)
+
+    def cross(self, name: str, x: Tensor) -> tuple[CrossAttention, Tensor]:
+        """The cross-attention of that name and its normalised input (…, W)."""
+        return getattr(self, f"cross_{name}"), getattr(self, f"cross_{name}_norm")(x)
 
 
 class HeadLevel(nn.Module):
@@ -208,6 +224,11 @@ class Generator(nn.Module):
         self.style_null = nn.Parameter(torch.randn(config.style_tokens, width) * 0.5)
         self.style = Style(codec.bits, width)
         self.blocks = nn.ModuleList(Block(config, audio.width) for _ in range(config.depth))
+        self.heard = HEARD[config.cross_attention]
+        if config.cross_attention == "mixed":
+            # The only way for a mixed attention to know whose voice a row is.
+            self.cross_track_self = nn.Parameter(torch.randn(audio.width) * 0.5)
+            self.cross_track_other = nn.Parameter(torch.randn(audio.width) * 0.5)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = nn.ModuleList(HeadLevel(config, codec.bits, level) for level in range(codec.levels))
         self._initialise()
@@ -219,9 +240,10 @@ class Generator(nn.Module):
         for block in self.blocks:
             for output in (block.self_attention.output, block.feed_forward.down):
                 output.weight.data.mul_(scale)
-            for cross, offsets in ((block.cross_self, (1, 0, -1, -3)), (block.cross_other, (0, -2, -6, -12))):
+            for name in self.heard:
+                cross = getattr(block, f"cross_{name}")
                 cross.output.weight.data.mul_(scale)
-                _look_near(cross, offsets)
+                _look_near(cross, FIRST_LOOK[name])
 
     def style_tokens(self, latents: Tensor) -> Tensor:
         """Quantised latents of a style clip (B, n, d) -> (B, S, W)."""
@@ -257,21 +279,27 @@ class Generator(nn.Module):
         table = rope_table(torch.arange(frames), self.config.width // self.config.heads)
         self_mask = _window_mask(frames, frames, self.config.window_frames, None, x.dtype)[0, 0]
         self_mask = functional.pad(self_mask, (style.shape[1], 0))
-        tracks = []
+        heard = []
         if audio is not None:
             gate = x.new_ones(batch, 1, 1) if conditional is None else conditional.to(x.dtype)[:, None, None]
-            for name in ("self", "other"):
-                context = audio[name]
-                rows = context.features.shape[1]
-                mask = _window_mask(frames, rows, self.config.audio_window_frames, context.look_ahead, x.dtype)
-                key_table = rope_table(torch.arange(rows), self.config.width // self.config.heads)
-                tracks.append((name, context.features, key_table, mask))
-                x = x + gate * getattr(self, f"look_ahead_{name}")(context.look_ahead)[:, None]
+            for track, context in audio.items():
+                x = x + gate * getattr(self, f"look_ahead_{track}")(context.look_ahead)[:, None]
+            for name, tracks in self.heard.items():
+                features, key_tables, masks = [], [], []
+                for track in tracks:
+                    context = audio[track]
+                    rows = context.features.shape[1]
+                    features.append(self._of_track(track, context.features))
+                    key_tables.append(rope_table(torch.arange(rows), self.config.width // self.config.heads))
+                    masks.append(
+                        _window_mask(frames, rows, self.config.audio_window_frames, context.look_ahead, x.dtype)
+                    )
+                heard.append((name, torch.cat(features, dim=1), torch.cat(key_tables), torch.cat(masks, dim=-1)))
         for block in self.blocks:
             x = x + block.self_attention(block.self_norm(x), block.self_norm(style), table, self_mask)
-            for name, features, key_table, mask in tracks:
-                norm, cross = getattr(block, f"cross_{name}_norm"), getattr(block, f"cross_{name}")
-                x = x + gate * cross(norm(x), features, table, key_table, mask)
+            for name, rows_heard, key_table, mask in heard:
+                cross, normed = block.cross(name, x)
+                x = x + gate * cross(normed, rows_heard, table, key_table, mask)
             x = x + block.feed_forward(block.feed_forward_norm(x))
         return self.norm(x)
 
@@ -297,9 +325,15 @@ class Generator(nn.Module):
 
     def push_row(self, state: GeneratorState, track: str, features: Tensor) -> None:
         """Appends one encoded audio row (B, A) of a track."""
+        features = self._of_track(track, features)
+        name = next(name for name, tracks in self.heard.items() if track in tracks)
         for block, ring in zip(self.blocks, state.audio_rings[track], strict=True):
-            getattr(block, f"cross_{track}").push_row(features, state.rows[track], ring)
+            getattr(block, f"cross_{name}").push_row(features, state.rows[track], ring)
         state.rows[track] += 1
+
+    def _of_track(self, track: str, features: Tensor) -> Tensor:
+        """Features (…, A) as a cross-attention reads them: with the track's vector where tracks are mixed."""
+        return features + getattr(self, f"cross_track_{track}") if "mixed" in self.heard else features
 
     def step(self, state: GeneratorState, look_ahead: dict[str, int], guided: bool) -> Tensor:
         """The hidden rows of the next frame: (B, W), or (2B, W) with the unconditional ones behind when `guided`.
@@ -321,10 +355,10 @@ class Generator(nn.Module):
             prefix = state.style[layer].repeat(1, count // batch, 1, 1)
             ring = state.self_ring[layer, :, :count]
             x = x + block.self_attention.step(block.self_norm(x), state.frame, prefix, ring)
-            for track in look_ahead:
-                norm, cross = getattr(block, f"cross_{track}_norm"), getattr(block, f"cross_{track}")
-                rows, audio_ring = state.rows[track], state.audio_rings[track][layer]
-                cond = x[:batch] + cross.step(norm(x[:batch]), state.frame, first_row, rows, audio_ring)
+            for name, tracks in self.heard.items():
+                cross, normed = block.cross(name, x[:batch])
+                rings = [(state.audio_rings[track][layer], state.rows[track]) for track in tracks]
+                cond = x[:batch] + cross.step(normed, state.frame, first_row, rings)
                 x = torch.cat((cond, x[batch:]))
             x = x + block.feed_forward(block.feed_forward_norm(x))
         return self.norm(x)
