@@ -15,8 +15,8 @@ from unils_training.data.features import load_features
 from unils_training.export import read_bundle
 from unils_training.models.stream.generator import Generator
 from unils_training.models.stream.model import StreamModel
-from unils_training.stages.stream import codec, dialogue, prior
 from unils_training.stages.lora import ByteDropout, add_lora, merged
+from unils_training.stages.stream import codec, dialogue, prior
 from unils_training.stages.trainer import learning_rate, load_result
 
 SMALL = "batch_clips=2 clip_frames=48 validation_clips=2 validation_steps=4 checkpoint_steps=4 log_steps=2 threads=1"
@@ -71,9 +71,10 @@ def test_dialogue_leaves_the_prior_as_it_was_except_for_adapters(trained: Config
     )
 
 
-def test_without_stage_1_the_whole_generator_is_trained(trained: Config) -> None:
-    dialogue.train(trained, stage_1=False)
-    after = load_result(Path(trained.run) / "dialogue_no_stage_1" / "best.pt")
+def test_without_stage_1_the_whole_generator_is_trained(trained: Config, tmp_path: Path) -> None:
+    changes = [f"codec_from='{trained.run}'", "dialogue.stage_1=false"]
+    dialogue.train(load_config("tiny", [*overrides(Path(trained.corpus.path), tmp_path, 6), *changes]))
+    after = load_result(tmp_path / "dialogue" / "best.pt")
     assert "prior" not in after["facts"]
     torch.manual_seed(trained.seed)
     fresh = StreamModel(trained.model, after["facts"]["channels"]).state_dict()
@@ -92,10 +93,10 @@ def test_a_run_killed_and_resumed_gives_the_same_weights(
     cls = {"codec": codec.CodecStage, "prior": prior.PriorStage, "dialogue": dialogue.DialogueStage}[stage]
     original = cls.loss
 
-    def killed(self, rng, step, progress):  # type: ignore[no-untyped-def]
-        if step == 5:
+    def killed(self, draw):  # type: ignore[no-untyped-def]
+        if draw.step == 5:
             raise KeyboardInterrupt
-        return original(self, rng, step, progress)
+        return original(self, draw)
 
     with monkeypatch.context() as patch:
         patch.setattr(cls, "loss", killed)

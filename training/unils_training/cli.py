@@ -42,12 +42,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_common(command)
         command.add_argument("--steps", type=int, help="end, and the schedule with it, after this many steps")
         command.add_argument("--minutes", type=float, help="end, and the schedule with it, after this much time")
-        command.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+        command.add_argument(
+            "--resume",
+            nargs="?",
+            const=True,
+            default=False,
+            metavar="CHECKPOINT",
+            help="go on from the stage's last checkpoint, or from the one named",
+        )
         command.set_defaults(run=_train)
-        if stage == "dialogue":
-            command.add_argument(
-                "--no-stage-1", action="store_true", help="train the whole generator from scratch, without a prior"
-            )
     export = commands.add_parser("export", help="write a bundle")
     _add_common(export)
     export.add_argument("-o", "--output", required=True, help="folder of the bundle")
@@ -59,8 +62,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--family", choices=("stream", "published"), help="which model; without, what the file says")
     command.add_argument(
-        "--config", default="bundled", help='a TOML file, or the name of a packaged one ("bundled", "tiny")'
+        "--config", help='a TOML file, or the name of a packaged one ("bundled", "tiny", "published", ...)'
     )
     command.add_argument("--corpus", help="folder of the corpus")
     command.add_argument("--run-dir", help="folder of checkpoints and logs")
@@ -78,13 +82,15 @@ def _config(options: argparse.Namespace) -> Config:
     limits = {name: getattr(options, name, None) for name in ("steps", "minutes")}
     if any(value is not None for value in limits.values()):
         overrides += [f"{options.command}.training.{name}={value or 0}" for name, value in limits.items()]
-    return load_config(options.config, [*overrides, *options.set])
+    if options.family:
+        overrides.append(f"family={options.family!r}")
+    source = options.config or ("published" if options.family == "published" else "bundled")
+    return load_config(source, [*overrides, *options.set])
 
 
 def _train(options: argparse.Namespace, config: Config) -> int:
-    stage = importlib.import_module(f"unils_training.stages.stream.{options.command}")
-    extra = {"stage_1": not options.no_stage_1} if options.command == "dialogue" else {}
-    stage.train(config, resume=options.resume, **extra)
+    stage = importlib.import_module(f"unils_training.stages.{config.family}.{options.command}")
+    stage.train(config, resume=options.resume)
     return 0
 
 

@@ -21,12 +21,36 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key."""
 
 
+def _require(holds: bool, key: str, wanted: str, value: Any) -> None:
+    """`from_dict` puts the path of the table before the key."""
+    if not holds:
+        raise ConfigError(f"{key} must be {wanted}, not {value!r}")
+
+
+def _require_positive(config: Any, *keys: str) -> None:
+    for key in keys:
+        _require(getattr(config, key) > 0, key, "more than 0", getattr(config, key))
+
+
+def _require_share(config: Any, *keys: str) -> None:
+    for key in keys:
+        _require(0.0 <= getattr(config, key) <= 1.0, key, "from 0 to 1", getattr(config, key))
+
+
+def _require_heads(config: Any) -> None:
+    even = config.width % config.heads == 0 and config.width // config.heads % 2 == 0
+    _require(even, "width", f"{config.heads} heads of an even width", config.width)
+
+
 @dataclasses.dataclass(frozen=True)
 class AudioEncoderConfig:
     width: int = 160
     depth: int = 3
     kernel: int = 5
     expansion: int = 2
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "width", "depth", "kernel", "expansion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +64,8 @@ class CodecConfig:
     gains: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
 
     def __post_init__(self) -> None:
-        if len(self.gains) != self.levels:
-            raise ConfigError(f"codec.gains has {len(self.gains)} values for {self.levels} levels")
+        _require_positive(self, "width", "depth", "kernel", "expansion", "bits", "levels")
+        _require(len(self.gains) == self.levels, "gains", f"one value for each of {self.levels} levels", self.gains)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +82,9 @@ class GeneratorConfig:
     """One cross-attention for each track, or one over both tracks together: the paper's ablation, never exported."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or self.width // self.heads % 2:
-            raise ConfigError(f"generator.width {self.width} is not {self.heads} heads of an even width")
+        _require_positive(self, "width", "depth", "heads", "feed_forward", "window_frames", "audio_window_frames")
+        _require_positive(self, "style_tokens", "head_width")
+        _require_heads(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +93,10 @@ class LookAheadConfig:
 
     self: int
     other: int
+
+    def __post_init__(self) -> None:
+        for key in ("self", "other"):
+            _require(getattr(self, key) >= 0, key, "0 or more", getattr(self, key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +111,59 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublishedCodecConfig:
+    """The motion codec over windows: 32 bits a token, tokens of each scale spread over the window."""
+
+    width: int = 512
+    heads: int = 8
+    depth: int = 8
+    bits: int = 32
+    scales: tuple[int, ...] = (1, 5, 25, 50, 100)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "width", "heads", "depth", "bits")
+        _require_heads(self)
+        rising = all(a < b for a, b in zip(self.scales, self.scales[1:]))  # noqa: B905
+        _require(bool(self.scales) and rising and self.scales[0] > 0, "scales", "rising numbers of tokens", self.scales)
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedAudioEncoderConfig:
+    """wav2vec 2.0: a local Hugging Face folder or a hub id as `source`, or "" for random weights of the sizes here."""
+
+    source: str = ""
+    trained: bool = False
+    width: int = 1024
+    heads: int = 16
+    depth: int = 24
+    feed_forward: int = 4096
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "width", "heads", "depth", "feed_forward")
+        _require(self.width % self.heads == 0, "width", f"a multiple of {self.heads} heads", self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedConfig:
+    """Sizes of a `published` model: UniLS as released, in windows of 100 frames."""
+
+    rig: str = "flame"
+    window_frames: int = 100
+    width: int = 512
+    heads: int = 8
+    depth: int = 8
+    cross_attention: typing.Literal["separate", "mixed"] = "separate"
+    codec: PublishedCodecConfig = PublishedCodecConfig()
+    audio_encoder: PublishedAudioEncoderConfig = PublishedAudioEncoderConfig()
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "window_frames", "width", "heads", "depth")
+        _require_heads(self)
+        wanted = f"scales that end at window_frames, {self.window_frames}"
+        _require(self.codec.scales[-1] == self.window_frames, "codec.scales", wanted, self.codec.scales)
+
+
+@dataclasses.dataclass(frozen=True)
 class CorpusConfig:
     """Where the corpus lies and where its features are cached."""
 
@@ -93,29 +175,47 @@ class CorpusConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How one stage is optimised. It ends, and its schedule with it, at `steps` or after `minutes`; 0 is no limit."""
+    """How one stage is optimised. It ends, and its schedule with it, at `steps` or after `minutes`; 0 is no limit.
+
+    `batch_clips` is the batch of one step over all processes and all `gradient_accumulation` passes of it.
+    """
 
     steps: int = 2000
     minutes: float = 0.0
     batch_clips: int = 8
     clip_frames: int = 256
+    gradient_accumulation: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 100
+    warmup_rate: float = 0.0
+    schedule: typing.Literal["cosine", "linear", "constant"] = "cosine"
     final_rate: float = 0.1
     weight_decay: float = 0.01
     beta2: float = 0.98
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     precision: typing.Literal["float32", "bfloat16"] = "bfloat16"
+    compile: bool = False
+    deterministic: bool = True
     threads: int = 2
     checkpoint_steps: int = 500
+    keep_steps: int = 0
+    """Besides `last.pt`, keep the checkpoint of every so many steps as `step_N.pt`; 0 keeps none."""
     validation_steps: int = 500
     validation_clips: int = 32
     log_steps: int = 20
 
     def __post_init__(self) -> None:
         if self.steps <= 0 and self.minutes <= 0:
-            raise ConfigError("a stage needs training.steps or training.minutes to end")
+            raise ConfigError("steps or minutes must be given for the stage to end")
+        for key in ("steps", "minutes", "warmup_steps", "weight_decay", "keep_steps"):
+            _require(getattr(self, key) >= 0, key, "0 or more", getattr(self, key))
+        _require_positive(self, "batch_clips", "clip_frames", "gradient_accumulation", "learning_rate", "clip_norm")
+        _require_positive(self, "threads", "checkpoint_steps", "validation_steps", "validation_clips", "log_steps")
+        _require_share(self, "warmup_rate", "final_rate", "beta2", "ema_decay")
+        divides = self.batch_clips % self.gradient_accumulation == 0
+        wanted = f"a multiple of gradient_accumulation, {self.gradient_accumulation}"
+        _require(divides, "batch_clips", wanted, self.batch_clips)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +253,19 @@ class HistoryConfig:
     style_min_frames: int = 25
     style_max_frames: int = 200
 
+    def __post_init__(self) -> None:
+        _require_share(self, "clean_clips", "max_flip_rate", "style_drop")
+        _require_positive(self, "style_min_frames")
+        wanted = f"at least style_min_frames, {self.style_min_frames}"
+        _require(self.style_max_frames >= self.style_min_frames, "style_max_frames", wanted, self.style_max_frames)
+
 
 @dataclasses.dataclass(frozen=True)
 class PriorStageConfig:
     training: TrainingConfig = TrainingConfig()
     history: HistoryConfig = HistoryConfig()
+    motion_only: bool = True
+    """False: stage 1 sees the paired dialogues alone, not the recordings that have no partner."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,18 +274,33 @@ class LoraConfig:
     alpha: float = 32.0
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "rank", "alpha")
+        _require(0.0 <= self.dropout < 1.0, "dropout", "from 0 to below 1", self.dropout)
+
 
 @dataclasses.dataclass(frozen=True)
 class DialogueStageConfig:
     training: TrainingConfig = TrainingConfig()
     history: HistoryConfig = HistoryConfig()
     lora: LoraConfig = LoraConfig()
+    stage_1: bool = True
+    """False: no prior; the whole generator is trained from nothing, for comparison."""
+    other_track: bool = True
+    """False: the other person is never heard (a stream model's attention to that track is zero), for comparison."""
+    from_bundle: str = ""
+    """Folder of a bundle to go on from (fine-tuning), in place of the run's codec and prior."""
     audio_drop: float = 0.1
     look_ahead_self_one: float = 0.5
     look_ahead_other_zero: float = 0.7
     probe: float = 1.0
     probe_final: float = 0.1
     probe_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _require_share(self, "audio_drop", "look_ahead_self_one", "look_ahead_other_zero")
+        if self.from_bundle and not self.stage_1:
+            raise ConfigError("stage_1 = false and from_bundle exclude each other: a bundle brings its prior with it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,17 +315,43 @@ class DefaultsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that an experiment depends on, besides the corpus itself."""
+    """Everything that an experiment depends on, besides the corpus itself.
 
+    The three stages write to folders of their names in `run`. A stage reads what came before from the run itself, or
+    from the runs that `codec_from` and `prior_from` name, so that several experiments can share a codec and a prior.
+    """
+
+    family: typing.Literal["stream", "published"] = "stream"
     seed: int = 0
     licence: str = "Apache-2.0"
     run: str = "runs/default"
+    codec_from: str = ""
+    prior_from: str = ""
+    device: typing.Literal["auto", "cpu", "cuda"] = "auto"
+    wandb: str = ""
+    """Project of Weights & Biases to log to as well; "" logs to TensorBoard alone."""
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
+    published: PublishedConfig = PublishedConfig()
     codec: CodecStageConfig = CodecStageConfig()
     prior: PriorStageConfig = PriorStageConfig()
     dialogue: DialogueStageConfig = DialogueStageConfig()
     defaults: DefaultsConfig = DefaultsConfig()
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", "0 or more", self.seed)
+        if (
+            not self.dialogue.other_track
+            and self.model.generator.cross_attention == "mixed"
+            and self.family == "stream"
+        ):
+            raise ConfigError('dialogue.other_track = false needs model.generator.cross_attention = "separate"')
+        if self.dialogue.from_bundle and self.family != "stream":
+            raise ConfigError("dialogue.from_bundle takes bundles of the stream family; family is published")
+        for track in ("self", "other"):
+            ahead, most = getattr(self.defaults.look_ahead, track), getattr(self.model.look_ahead_max, track)
+            wanted = f"at most model.look_ahead_max.{track}, {most}"
+            _require(self.family != "stream" or ahead <= most, f"defaults.look_ahead.{track}", wanted, ahead)
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -241,24 +390,30 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[leaf] = value
 
 
-def from_dict(cls: type[Any], values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Builds dataclass `cls` from nested mappings; missing keys keep their defaults."""
+def from_dict(cls: type[Any], values: Mapping[str, Any], prefix: str = "", base: Any = None) -> Any:
+    """Builds dataclass `cls` from nested mappings; missing keys keep the values of `base`, or else their defaults."""
     hints = typing.get_type_hints(cls)
-    names = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - names)
+    fields = {field.name: field.default for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ConfigError(f"unknown key {prefix + unknown[0]!r}; known here: {', '.join(sorted(names))}")
+        raise ConfigError(f"unknown key {prefix + unknown[0]!r}; known here: {', '.join(sorted(fields))}")
+    if base is not None:
+        fields = {name: getattr(base, name) for name in fields}
+    converted = {name: _convert(hints[name], value, prefix + name, fields[name]) for name, value in values.items()}
     try:
-        return cls(**{name: _convert(hints[name], value, prefix + name) for name, value in values.items()})
+        return cls(**converted) if base is None else dataclasses.replace(base, **converted)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
     except TypeError as error:
         raise ConfigError(f"{prefix.rstrip('.') or 'configuration'}: {error}") from error
 
 
-def _convert(kind: Any, value: Any, key: str) -> Any:
+def _convert(kind: Any, value: Any, key: str, default: Any = None) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key} must be a table")
-        return from_dict(kind, value, f"{key}.")  # type: ignore[arg-type]
+        base = default if isinstance(default, kind) else None  # type: ignore[arg-type]
+        return from_dict(kind, value, f"{key}.", base)  # type: ignore[arg-type]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -276,6 +431,22 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ConfigError(f"{key} must be {kind.__name__}, not {value!r}")
     return value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ between two resolved configurations as of `to_dict`, and both values."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*new, *(key for key in old if key not in new)]:
+        a, b = (_plain(values.get(key)) for values in (old, new))
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[prefix + key] = (a, b)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unils_training.stages import distributed
+
 ENTROPY_SHARPNESS = 8.0
 
 
@@ -34,10 +36,12 @@ def velocity_error(prediction: Tensor, target: Tensor, weights: Tensor) -> Tenso
 def bsq_entropy(residual: Tensor, gain: float) -> Tensor:
     """Entropy of each bit (small: none near its threshold) minus that of its mean (large: every bit used).
 
-    After Zhao et al., "Image and video tokenization with binary spherical quantization", 2024. residual (…, d).
+    After Zhao et al., "Image and video tokenization with binary spherical quantization", 2024. residual (…, d). The
+    mean of a bit is taken over the clips of all processes.
     """
     p = torch.sigmoid(ENTROPY_SHARPNESS * residual.shape[-1] ** 0.5 / gain * residual)
-    return _binary_entropy(p).mean() - _binary_entropy(p.flatten(0, -2).mean(dim=0)).mean()
+    used = distributed.mean(p.flatten(0, -2).mean(dim=0))
+    return _binary_entropy(p).mean() - _binary_entropy(used).mean()
 
 
 def _binary_entropy(p: Tensor) -> Tensor:

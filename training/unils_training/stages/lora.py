@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from unils_training.config import LoraConfig
+from unils_training.stages import distributed
 
 TARGETS = (
     r"token|blocks\.\d+\.self_attention\.(qkv|output)|blocks\.\d+\.feed_forward\.(up|down)"
@@ -19,7 +20,10 @@ TARGETS = (
 
 
 class ByteDropout(nn.Module):
-    """Dropout that spends one random byte an element: on a CPU, drawing Bernoulli numbers costs a third of a step."""
+    """Dropout that spends one random byte an element: on a CPU, drawing Bernoulli numbers costs a third of a step.
+
+    The mask is drawn for the step's whole batch, so that a clip has the same however they are divided among processes.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -28,9 +32,14 @@ class ByteDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64).random_(-(2**63), None)
-        mask = words.view(torch.uint8)[: x.numel()].view(x.shape) < self.kept
-        return x * (mask.to(x.dtype) * (256.0 / self.kept))
+        return x * (self._mask(x).to(x.dtype) * (256.0 / self.kept))
+
+    @torch.compiler.disable
+    def _mask(self, x: Tensor) -> Tensor:
+        """Which elements of x (clips, ...) are kept."""
+        index, count = distributed.part()
+        words = torch.empty(count * x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        return words.view(torch.uint8)[index * x.numel() : (index + 1) * x.numel()].view(x.shape) < self.kept
 
 
 def add_lora(generator: nn.Module, config: LoraConfig) -> None:

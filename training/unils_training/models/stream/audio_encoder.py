@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unils_training.config import AudioEncoderConfig
-from unils_training.models.stream.log_mel import MELS, ROW_VALUES, STEPS_PER_FRAME
 from unils_training.models.layers import CausalStack
+from unils_training.models.stream.log_mel import MELS, ROW_VALUES, STEPS_PER_FRAME
 
 
 class AudioEncoder(CausalStack):

@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of a frame over a sliding window of audio rows, up to the look-ahead; of one track, or of both mixed."""
+    """Attention of a frame over a sliding window of audio rows, up to the look-ahead; one track's, or both mixed."""
 
     def __init__(self, config: GeneratorConfig, audio_width: int) -> None:
         super().__init__()

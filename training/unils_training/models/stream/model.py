@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from unils_training.config import ModelConfig
+from unils_training.models.philox import uniforms
 from unils_training.models.stream.audio_encoder import AudioEncoder
 from unils_training.models.stream.codec import Codec
-from unils_training.models.stream.log_mel import HOP_SAMPLES, log_mel_rows
 from unils_training.models.stream.generator import Generator, GeneratorState
-from unils_training.models.philox import uniforms
+from unils_training.models.stream.log_mel import HOP_SAMPLES, log_mel_rows
 
 TRACKS = ("self", "other")
 STYLE_MIN_FRAMES, STYLE_MAX_FRAMES = 25, 500

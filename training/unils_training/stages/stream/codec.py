@@ -12,7 +12,8 @@ from unils_training.data.clips import ClipSampler
 from unils_training.data.features import load_features
 from unils_training.models.stream.codec import Codec
 from unils_training.rigs import group_channels
-from unils_training.stages.trainer import train_stage
+from unils_training.stages import distributed
+from unils_training.stages.trainer import Draw, train_stage
 
 NAME = "codec"
 
@@ -25,8 +26,10 @@ class CodecStage:
     def __init__(self, config: Config) -> None:
         self.config = config.codec
         training = config.codec.training
-        train = load_features(config.corpus.path, config.corpus.train_split, config.corpus.cache)
-        val = load_features(config.corpus.path, config.corpus.val_split, config.corpus.cache)
+        device = distributed.device(config.device)
+        with distributed.main_first():
+            train = load_features(config.corpus.path, config.corpus.train_split, config.corpus.cache)
+            val = load_features(config.corpus.path, config.corpus.val_split, config.corpus.cache)
         self.fingerprint, self.channels = train.fingerprint, train.channels
         self.sampler = ClipSampler(train, training.clip_frames)
         torch.manual_seed(config.seed)
@@ -34,20 +37,22 @@ class CodecStage:
         self.module.motion_mean.copy_(torch.from_numpy(train.motion.mean(axis=0, dtype=np.float64)))
         std = torch.from_numpy(train.motion.std(axis=0, dtype=np.float64))
         self.module.motion_std.copy_(std.clamp_min(self.config.std_floor))
-        self.weights = losses.channel_weights(self.channels, self.config.channel_weights)
+        self.module.to(device)
+        self.compilable = (self.module.encoder, self.module.decoder)
+        self.weights = losses.channel_weights(self.channels, self.config.channel_weights).to(device)
         val_sampler = ClipSampler(val, training.clip_frames)
         _, begins = val_sampler.draw(np.random.default_rng(config.seed), training.validation_clips)
-        self.val_motion = val_sampler.gather(val.motion, begins, training.clip_frames)
+        self.val_motion = val_sampler.gather(val.motion, begins, training.clip_frames).to(device)
 
-    def loss(self, rng: np.random.Generator, _step: int, _progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        training, codec = self.config.training, self.module
-        _, begins = self.sampler.draw(rng, training.batch_clips)
-        motion = self.sampler.gather(self.sampler.cache.motion, begins, training.clip_frames)
+    def loss(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        codec, frames = self.module, self.config.training.clip_frames
+        _, begins = self.sampler.draw(draw.rng, draw.clips)
+        motion = self.sampler.gather(self.sampler.cache.motion, draw.mine(begins), frames).to(draw.device)
         target = (motion - codec.motion_mean) / codec.motion_std
         z = codec.encoder(target).float()
         # Levels below the first are flipped now and then: a decoder that has to live with it smooths over the fine
         # bits, which the generator can only draw at random.
-        flips = torch.rand(*z.shape[:-1], codec.config.levels, codec.config.bits) < self.config.bit_noise
+        flips = draw.rand(draw.clips, frames, codec.config.levels, codec.config.bits) < self.config.bit_noise
         flips[..., 0, :] = False
         with torch.no_grad():
             noisy, _ = codec.quantise_with_flips(z, flips)
@@ -61,7 +66,7 @@ class CodecStage:
             "commitment": self.config.commitment * (z - clean).square().sum(dim=-1).mean(),
             "smoothness": self.config.smoothness * z.diff(dim=1).abs().sum(dim=-1).mean(),
         }
-        return sum(parts.values(), torch.zeros(())), parts
+        return torch.stack(list(parts.values())).sum(), parts
 
     def validate(self) -> dict[str, float]:
         codec, motion = self.module, self.val_motion
@@ -85,7 +90,7 @@ class CodecStage:
         return {name: value.clone() for name, value in self.module.state_dict().items()}
 
 
-def train(config: Config, resume: bool = False) -> None:
+def train(config: Config, resume: bool | str = False) -> None:
     """Trains the codec and leaves it in the run's folder."""
     stage = CodecStage(config)
     facts = {"corpus": stage.fingerprint, "channels": list(stage.channels)}

@@ -1,7 +1,8 @@
 """Stage 2: the prior, frozen, learns to be moved by both tracks' audio.
 
-LoRA on the prior; audio encoder, cross-attention and look-ahead tables trained in full. Without stage 1 the whole
-generator is trained from nothing instead, for comparison.
+LoRA on the prior; audio encoder, cross-attention and look-ahead tables trained in full. For comparison, with
+`dialogue.stage_1 = false` the whole generator is trained from nothing instead, and with `dialogue.other_track = false`
+it never hears the other person. With `dialogue.from_bundle` all goes on from a finished model.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from unils_training.config import Config, ConfigError, from_dict
 from unils_training.export import provenance_of
 from unils_training.losses import bit_loss
-from unils_training.models.stream.log_mel import MELS
 from unils_training.models.stream.generator import AudioContext
+from unils_training.models.stream.log_mel import MELS
 from unils_training.models.stream.model import TRACKS, Sampling, StreamModel
 from unils_training.rigs import group_channels
+from unils_training.stages import distributed
+from unils_training.stages.lora import add_lora, merged
 from unils_training.stages.stream import prior
 from unils_training.stages.stream.generation import (
     LatentClips,
@@ -28,11 +31,9 @@ from unils_training.stages.stream.generation import (
     style_tokens,
     validation_begins,
 )
-from unils_training.stages.lora import add_lora, merged
-from unils_training.stages.trainer import BEST, load_result, stage_folder, train_stage
+from unils_training.stages.trainer import BEST, Draw, load_result, source_folder, stage_folder, train_stage
 
 NAME = "dialogue"
-NAME_WITHOUT_STAGE_1 = "dialogue_no_stage_1"
 MEL_STATISTICS_FRAMES = 50_000
 MEL_STD_FLOOR = 0.5
 
@@ -57,21 +58,28 @@ class LipProbe(nn.Module):
 class DialogueStage:
     """See `trainer.Stage`."""
 
-    def __init__(self, config: Config, model: StreamModel, stage_1: bool) -> None:
-        self.name = NAME if stage_1 else NAME_WITHOUT_STAGE_1
-        self.config, self.seed, self.model = config.dialogue, config.seed, model
+    name = NAME
+    unused_parameters = True  # before `probe_steps`, the generator
+
+    def __init__(self, config: Config, model: StreamModel) -> None:
+        self.config, self.seed = config.dialogue, config.seed
+        self.model = model.to(distributed.device(config.device))
         training = config.dialogue.training
         self.clips = LatentClips(config, model, config.corpus.train_split, training.clip_frames)
         self.val = LatentClips(config, model, config.corpus.val_split, training.clip_frames)
         self.val_chosen, self.val_begins = validation_begins(self.val, training, config.seed)
-        self._set_mel_statistics()
-        if stage_1:
+        if not config.dialogue.from_bundle:
+            self._set_mel_statistics()
+        if config.dialogue.stage_1:
             add_lora(model.generator, config.dialogue.lora)
         for name, parameter in model.generator.named_parameters():
             if "cross_" in name or "look_ahead" in name:
                 parameter.requires_grad_(True)
+        if not config.dialogue.other_track:
+            _never_hear_other(model)
         lips = group_channels(model.channels).get("lips", list(range(len(model.channels))))
         self.probe = LipProbe(config.model.audio_encoder.width, lips)
+        self.compilable = (model.generator, model.audio_encoder)
         self.module = nn.ModuleDict({"model": model, "probe": self.probe})
         self.most = (config.model.look_ahead_max.self, config.model.look_ahead_max.other)
         if min(self.most[0], self.most[1]) + 1 < LipProbe.ROWS:
@@ -89,7 +97,7 @@ class DialogueStage:
         """Encoded rows of both tracks, own track first: (2 B, T + most look-ahead, A)."""
         frames = clips.sampler.clip_frames + max(self.most)
         cache = clips.cache
-        rows = [clips.sampler.gather(array, begins, frames) for array in (cache.self_mel, cache.other_mel)]
+        rows = [clips.gather(array, begins, frames) for array in (cache.self_mel, cache.other_mel)]
         encoded: Tensor = self.model.audio_encoder(torch.cat(rows))
         return encoded
 
@@ -101,31 +109,33 @@ class DialogueStage:
             for track, half, ahead in zip(TRACKS, halves, look_ahead, strict=True)
         }
 
-    def _draw_look_ahead(self, rng: np.random.Generator, clips: int) -> tuple[Tensor, Tensor]:
+    def _draw_look_ahead(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        rng, clips = draw.rng, draw.clips
         own = rng.integers(0, self.most[0] + 1, clips)
         own[rng.random(clips) < self.config.look_ahead_self_one] = min(1, self.most[0])
         other = rng.integers(min(1, self.most[1]), self.most[1] + 1, clips)
         other[rng.random(clips) < self.config.look_ahead_other_zero] = 0
-        return torch.from_numpy(own), torch.from_numpy(other)
+        return torch.from_numpy(draw.mine(own)).to(draw.device), torch.from_numpy(draw.mine(other)).to(draw.device)
 
-    def loss(self, rng: np.random.Generator, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        training, config, model = self.config.training, self.config, self.model
-        chosen, begins = self.clips.sampler.draw(rng, training.batch_clips)
-        features = self._features(self.clips, begins)
-        motion = self.clips.sampler.gather(self.clips.cache.motion, begins, training.clip_frames)
+    def loss(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        config, model = self.config, self.model
+        chosen, begins = self.clips.sampler.draw(draw.rng, draw.clips)
+        mine = draw.mine(begins)
+        features = self._features(self.clips, mine)
+        motion = self.clips.gather(self.clips.cache.motion, mine, config.training.clip_frames)
         normalised = (motion - model.codec.motion_mean) / model.codec.motion_std
-        probe = self.probe(features[: len(begins)], normalised)
-        if step < config.probe_steps:
+        probe = self.probe(features[: len(mine)], normalised)
+        if draw.step < config.probe_steps:
             return config.probe * probe, {"probe": probe.detach()}
-        look_ahead = self._draw_look_ahead(rng, len(begins))
-        tokens = self.clips.tokens(begins, config.history)
-        latents, kept = self.clips.draw_style(rng, chosen, begins, config.history)
-        conditional = torch.from_numpy(rng.random(len(begins)) >= config.audio_drop)
+        look_ahead = self._draw_look_ahead(draw)
+        tokens = self.clips.tokens(mine, config.history, draw)
+        latents, kept = self.clips.draw_style(draw.rng, chosen, begins, config.history, draw)
+        conditional = torch.from_numpy(draw.mine(draw.rng.random(draw.clips) >= config.audio_drop)).to(draw.device)
         h = model.generator(
             tokens.signs, style_tokens(model, latents, kept), self._contexts(features, look_ahead), conditional
         )
         levels = bit_loss(model.generator.logits(h, tokens.signs), tokens.targets)
-        weight = config.probe + (config.probe_final - config.probe) * progress
+        weight = config.probe + (config.probe_final - config.probe) * draw.progress
         figures = {f"level_{i}": value.detach() for i, value in enumerate(levels)} | {"probe": probe.detach()}
         return levels.mean() + weight * probe, figures
 
@@ -134,7 +144,7 @@ class DialogueStage:
         model, clips = self.model, len(self.val_begins)
         features = self._features(self.val, self.val_begins)
         ahead = (min(1, self.most[0]), 0)
-        look_ahead = (torch.full((clips,), ahead[0]), torch.full((clips,), ahead[1]))
+        look_ahead = tuple(torch.full((clips,), frames, device=features.device) for frames in ahead)
         tokens = self.val.tokens(self.val_begins, None)
         latents, kept = self.val.draw_style(
             np.random.default_rng(self.seed), self.val_chosen, self.val_begins, self.config.history
@@ -148,10 +158,10 @@ class DialogueStage:
     def _free_running(self, ahead: tuple[int, int], clips: int = 16) -> dict[str, float]:
         sampler, cache, begins = self.val.sampler, self.val.cache, self.val_begins[:clips]
         frames = sampler.clip_frames
-        truth = sampler.gather(cache.motion, begins, frames)
-        speaking = sampler.gather(cache.speech_mask, begins, frames) > 0
+        truth = self.val.gather(cache.motion, begins, frames)
+        speaking = self.val.gather(cache.speech_mask, begins, frames) > 0
         rows = [
-            sampler.gather(array, begins, frames + extra)
+            self.val.gather(array, begins, frames + extra)
             for array, extra in zip((cache.self_mel, cache.other_mel), ahead, strict=True)
         ]
         sampling = Sampling(*ahead)
@@ -173,14 +183,27 @@ class DialogueStage:
         return {name: value.clone() for name, value in merged(self.model).state_dict().items()}
 
 
-def train(config: Config, resume: bool = False, stage_1: bool = True) -> None:
-    """Trains the dialogue stage on the run's codec and prior and leaves the whole model in the run's folder."""
+def _never_hear_other(model: StreamModel) -> None:
+    """Holds what the other track adds at zero, so that an exported model is deaf to it too."""
+    generator = model.generator
+    with torch.no_grad():
+        generator.look_ahead_other.weight.zero_()
+        for block in generator.blocks:
+            block.cross_other.output.weight.zero_()
+            block.cross_other.output.bias.zero_()
+    for name, parameter in generator.named_parameters():
+        if "cross_other" in name or "look_ahead_other" in name:
+            parameter.requires_grad_(False)
+
+
+def train(config: Config, resume: bool | str = False) -> None:
+    """Trains the dialogue stage on a codec and a prior and leaves the whole model in the run's folder."""
     model, facts = model_with_codec(config)
-    if stage_1:
-        stored = load_result(stage_folder(config, prior.NAME) / BEST)
+    if config.dialogue.stage_1:
+        stored = load_result(source_folder(config, prior.NAME) / BEST)
         model.generator.load_state_dict(stored["result"])
         facts["prior"] = {name: stored[name] for name in ("step", "seconds", "figures")}
-    train_stage(DialogueStage(config, model, stage_1), config, config.dialogue.training, resume, facts)
+    train_stage(DialogueStage(config, model), config, config.dialogue.training, resume, facts)
 
 
 def load_for_export(config: Config, checkpoint: str | Path | None) -> tuple[StreamModel, dict[str, Any]]:

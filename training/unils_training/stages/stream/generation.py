@@ -17,7 +17,8 @@ from unils_training.config import Config, HistoryConfig, TrainingConfig
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import FeatureCache, load_features
 from unils_training.models.stream.model import StreamModel
-from unils_training.stages.trainer import load_result, stage_folder
+from unils_training.stages import distributed
+from unils_training.stages.trainer import BEST, Draw, load_result, source_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,26 +30,38 @@ class Tokens:
 
 
 class LatentClips:
-    """Clips of one split with the frozen codec's latents."""
+    """Clips of one split with the frozen codec's latents. The model has been moved to its device before."""
 
     def __init__(self, config: Config, model: StreamModel, split: str, clip_frames: int) -> None:
         self.codec = model.codec
-        self.cache: FeatureCache = load_features(config.corpus.path, split, config.corpus.cache)
+        self.device = next(model.parameters()).device
+        weights = [p.detach().cpu().numpy().tobytes() for p in self.codec.encoder.parameters()]
         most = max(config.model.look_ahead_max.self, config.model.look_ahead_max.other)
+        with distributed.main_first():
+            self.cache: FeatureCache = load_features(config.corpus.path, split, config.corpus.cache)
+            self.latents = self.cache.latents(hashlib.sha256(b"".join(weights)).hexdigest(), self._encode)
         self.sampler = ClipSampler(self.cache, clip_frames, most)
-        digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in self.codec.encoder.parameters()))
-        self.latents = self.cache.latents(digest.hexdigest(), self.codec.encode)
 
-    def tokens(self, begins: npt.NDArray[np.int64], history: HistoryConfig | None) -> Tokens:
-        """The clips' bits, some flipped at a rate drawn for each clip unless `history` is None."""
-        z = self.sampler.gather(self.latents, begins, self.sampler.clip_frames)
-        shape = (*z.shape[:2], self.codec.config.levels, self.codec.config.bits)
-        if history is None:
-            flips = torch.zeros(shape, dtype=torch.bool)
+    def _encode(self, motion: Tensor) -> Tensor:
+        return self.codec.encode(motion.to(self.device)).cpu()
+
+    def gather(self, array: npt.NDArray[np.generic], begins: npt.NDArray[np.int64], frames: int) -> Tensor:
+        """`ClipSampler.gather` to the model's device."""
+        return self.sampler.gather(array, begins, frames).to(self.device)
+
+    def tokens(self, begins: npt.NDArray[np.int64], history: HistoryConfig | None, draw: Draw | None = None) -> Tokens:
+        """The clips' bits; with a history, some are flipped at a rate that `draw` draws for each clip.
+
+        begins: of the clips at hand, this process's alone.
+        """
+        z = self.gather(self.latents, begins, self.sampler.clip_frames)
+        shape = (self.sampler.clip_frames, self.codec.config.levels, self.codec.config.bits)
+        if history is None or draw is None:
+            flips = torch.zeros(len(z), *shape, dtype=torch.bool, device=self.device)
         else:
-            rates = torch.rand(len(z), 1, 1, 1) * history.max_flip_rate
-            rates = rates * (torch.rand(len(z), 1, 1, 1) >= history.clean_clips)
-            flips = torch.rand(shape) < rates
+            rates = draw.rand(draw.clips, 1, 1, 1) * history.max_flip_rate
+            rates = rates * (draw.rand(draw.clips, 1, 1, 1) >= history.clean_clips)
+            flips = draw.rand(draw.clips, *shape) < rates
         bits, targets = self.codec.quantise_with_flips(z, flips)
         return Tokens(signs_of(bits), targets)
 
@@ -58,7 +71,7 @@ class LatentClips:
         They were encoded within their conversation, where a style clip given to a session starts from nothing; the
         codec's encoder looks back so little that pooling hides the difference.
         """
-        return self.codec.latent(self.codec.quantise(self.sampler.gather(self.latents, begins, frames)))
+        return self.codec.latent(self.codec.quantise(self.gather(self.latents, begins, frames)))
 
     def draw_style(
         self,
@@ -66,13 +79,21 @@ class LatentClips:
         chosen: npt.NDArray[np.int64],
         begins: npt.NDArray[np.int64],
         history: HistoryConfig,
+        draw: Draw | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Style latents (B, n, d) and which clips keep them, (B,) bool."""
+        """Style latents (B, n, d) and which clips keep them, (B,) bool.
+
+        chosen, begins: conversations and first frames of the whole batch; of what is drawn for it, `draw` takes its
+        part.
+        """
         shortest = int(np.diff(self.cache.offsets).min())
         most = min(history.style_max_frames, shortest)
         frames = int(rng.integers(min(history.style_min_frames, most), most + 1))
-        kept = torch.from_numpy(rng.random(len(chosen)) >= history.style_drop)
-        return self.style_latents(self.sampler.draw_style(rng, chosen, begins, frames), frames), kept
+        kept = rng.random(len(chosen)) >= history.style_drop
+        styles = self.sampler.draw_style(rng, chosen, begins, frames)
+        if draw is not None:
+            kept, styles = draw.mine(kept), draw.mine(styles)
+        return self.style_latents(styles, frames), torch.from_numpy(kept).to(self.device)
 
 
 def style_tokens(model: StreamModel, latents: Tensor, kept: Tensor) -> Tensor:
@@ -88,7 +109,7 @@ def signs_of(bits: Tensor) -> Tensor:
 
 def model_with_codec(config: Config) -> tuple[StreamModel, dict[str, object]]:
     """A fresh model, seeded, with the run's trained codec frozen inside; and the facts of that codec."""
-    stored = load_result(stage_folder(config, "codec") / "best.pt")
+    stored = load_result(source_folder(config, "codec") / BEST)
     torch.manual_seed(config.seed)
     model = StreamModel(config.model, stored["facts"]["channels"])
     model.codec.load_state_dict(stored["result"])

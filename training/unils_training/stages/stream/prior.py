@@ -9,13 +9,14 @@ from torch import Tensor
 from unils_training.config import Config
 from unils_training.losses import bit_loss
 from unils_training.models.stream.model import StreamModel
+from unils_training.stages import distributed
 from unils_training.stages.stream.generation import (
     LatentClips,
     model_with_codec,
     style_tokens,
     validation_begins,
 )
-from unils_training.stages.trainer import train_stage
+from unils_training.stages.trainer import Draw, train_stage
 
 NAME = "prior"
 
@@ -28,7 +29,7 @@ class PriorStage:
     def __init__(self, config: Config, model: StreamModel) -> None:
         self.config = config.prior
         training = config.prior.training
-        self.model, self.module = model, model.generator
+        self.model, self.module = model.to(distributed.device(config.device)), model.generator
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_("cross_" not in name and "look_ahead" not in name)
         self.clips = LatentClips(config, model, config.corpus.train_split, training.clip_frames)
@@ -36,10 +37,10 @@ class PriorStage:
         self.val_chosen, self.val_begins = validation_begins(self.val, training, config.seed)
         self.seed = config.seed
 
-    def loss(self, rng: np.random.Generator, _step: int, _progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen, begins = self.clips.sampler.draw(rng, self.config.training.batch_clips)
-        tokens = self.clips.tokens(begins, self.config.history)
-        latents, kept = self.clips.draw_style(rng, chosen, begins, self.config.history)
+    def loss(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen, begins = self.clips.sampler.draw(draw.rng, draw.clips)
+        tokens = self.clips.tokens(draw.mine(begins), self.config.history, draw)
+        latents, kept = self.clips.draw_style(draw.rng, chosen, begins, self.config.history, draw)
         h = self.module(tokens.signs, style_tokens(self.model, latents, kept))
         levels = bit_loss(self.module.logits(h, tokens.signs), tokens.targets)
         return levels.mean(), {f"level_{i}": value.detach() for i, value in enumerate(levels)}
@@ -56,7 +57,7 @@ class PriorStage:
         return {name: value.clone() for name, value in self.module.state_dict().items()}
 
 
-def train(config: Config, resume: bool = False) -> None:
+def train(config: Config, resume: bool | str = False) -> None:
     """Trains the prior on the run's codec and leaves it in the run's folder."""
     model, facts = model_with_codec(config)
     train_stage(PriorStage(config, model), config, config.prior.training, resume, facts)
