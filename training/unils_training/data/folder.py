@@ -1,63 +1,90 @@
-"""Reader of a corpus on disk (docs/corpus.md): which ids it holds, and one id at a time, checked."""
+"""The folder form of a dataset (docs/corpus.md): `corpus.json`, and a folder of two wavs and a `motion.npz` an id."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import wave
-import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unils_training.data.records import (
+    FRAME_RATE,
+    HOP_SAMPLES,
+    SAMPLE_RATE,
+    Clip,
+    CorpusError,
+    MotionClip,
+    check_finite,
+    read_mask,
+    read_npz,
+    read_text,
+)
+
 FORMAT = "unils-corpus"
 FORMAT_VERSION = 1
-SAMPLE_RATE = 16000
-FRAME_RATE = 25
-HOP_SAMPLES = SAMPLE_RATE // FRAME_RATE
-
-
-class CorpusError(ValueError):
-    """A corpus on disk is not what docs/corpus.md says; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The table of contents of a corpus: `splits` maps train, val and test to ids."""
+    """A folder of clips; see `dataset.Dataset`. `splits` and `motion_only` map train, val and test to ids."""
 
     path: Path
     channels: tuple[str, ...]
     rig: str
     seed: int
     splits: dict[str, tuple[str, ...]]
+    motion_only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the table of contents."""
+        return hashlib.sha256((self.path / "corpus.json").read_bytes()).hexdigest()
+
+    def frames(self, name: str) -> int:
+        """Frames of clip `name` by the header of its voice. Raises CorpusError."""
+        return _wav_samples(self.path / name / "self.wav") // HOP_SAMPLES
+
+    def motion_frames(self, name: str) -> int:
+        """Frames of the motion of `name`. Raises CorpusError."""
+        return len(self.read_motion(name).motion)
+
+    def partner(self, name: str) -> str | None:
+        """The id of the other person's side: `c000012a` and `c000012b` talk to each other; None where it is absent."""
+        other = partner_id(name)
+        return other if other and (self.path / other / "motion.npz").is_file() else None
+
+    def read(self, name: str) -> Clip:
+        """Clip `name`, with the partner's speech mask where the corpus has it. Raises CorpusError."""
+        clip, partner = read_clip(self.path, name), self.partner(name)
+        if partner is None:
+            return clip
+        file = self.path / partner / "motion.npz"
+        mask = read_npz(file, str(file), ("speech_mask",)).get("speech_mask")
+        if mask is None or mask.shape != (len(clip.motion),):
+            return clip
+        return dataclasses.replace(clip, other_speech_mask=mask != 0)
+
+    def read_motion(self, name: str) -> MotionClip:
+        """The motion of `name` alone: its wavs are not looked at. Raises CorpusError."""
+        file = self.path / name / "motion.npz"
+        arrays = read_npz(file, str(file), ("motion", "channels", "frame_rate", "speech_mask", "person"))
+        motion = _motion(arrays, file)
+        mask = read_mask(arrays, len(motion), str(file))
+        return MotionClip(
+            name, motion, _channels(arrays, file, self.channels), mask, read_text(arrays, "person") or name
+        )
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One face in one conversation. S samples at 16 kHz, T = S / 640 frames at 25 a second, E events, P own phones.
-
-    `self_audio` and `other_audio` (S,) int16; `motion` (T, D) float32; `speech_mask` (T,) bool or None; `event_kind`
-    (E,) str with `event_start` and `event_end` (E,) in frames, end exclusive; `phone` (P,) str with `phone_start` and
-    `phone_end` (P,) in seconds.
-    """
-
-    id: str
-    self_audio: NDArray[np.int16]
-    other_audio: NDArray[np.int16]
-    motion: NDArray[np.float32]
-    channels: tuple[str, ...]
-    speech_mask: NDArray[np.bool_] | None
-    event_kind: NDArray[np.str_]
-    event_start: NDArray[np.int64]
-    event_end: NDArray[np.int64]
-    phone: NDArray[np.str_]
-    phone_start: NDArray[np.float64]
-    phone_end: NDArray[np.float64]
-    person: str
-    voice: str
-    language: str
+def partner_id(name: str) -> str:
+    """The id of the other side of a conversation by its name, empty where the name has no side."""
+    return name[:-1] + {"a": "b", "b": "a"}[name[-1]] if name[-1:] in ("a", "b") else ""
 
 
 def open_corpus(path: Path) -> Corpus:
@@ -67,7 +94,8 @@ def open_corpus(path: Path) -> Corpus:
         document = json.loads(file.read_text())
     except FileNotFoundError:
         raise CorpusError(
-            f"{file} is missing: {path} is no corpus, or its making was interrupted (unils-train synth --resume)"
+            f"{file} is missing: {path} is no corpus, its making was interrupted (unils-train synth --resume), or it"
+            " is a folder of clips that has no table of contents yet (unils-train data index)"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CorpusError(f"{file} is not JSON: {error}") from None
@@ -75,24 +103,29 @@ def open_corpus(path: Path) -> Corpus:
         raise CorpusError(f'{file}: "format" must be "{FORMAT}"')
     if document.get("format_version") != FORMAT_VERSION:
         raise CorpusError(f"{file}: format_version {document.get('format_version')!r} is not {FORMAT_VERSION}")
-    splits, channels = document.get("splits"), document.get("channels")
+    channels = document.get("channels")
     if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):
         raise CorpusError(f'{file}: "channels" must be a list of names')
-    if not isinstance(splits, dict) or not all(
-        isinstance(ids, list) and all(isinstance(name, str) for name in ids) for ids in splits.values()
-    ):
-        raise CorpusError(f'{file}: "splits" must map names to lists of ids')
-    for ids in splits.values():
-        for name in ids:
-            if not name or name in (".", "..") or "/" in name or "\\" in name:
-                raise CorpusError(f"{file}: the id {name!r} is not the name of a folder")
     return Corpus(
         path,
         tuple(channels),
         str(document.get("rig", "arkit")),
         int(document.get("seed", 0)),
-        {split: tuple(ids) for split, ids in splits.items()},
+        _id_lists(document.get("splits"), "splits", file),
+        _id_lists(document.get("motion_only", {}), "motion_only", file),
     )
+
+
+def _id_lists(lists: Any, key: str, file: Path) -> dict[str, tuple[str, ...]]:
+    if not isinstance(lists, dict) or not all(
+        isinstance(ids, list) and all(isinstance(name, str) for name in ids) for ids in lists.values()
+    ):
+        raise CorpusError(f'{file}: "{key}" must map names to lists of ids')
+    for ids in lists.values():
+        for name in ids:
+            if not name or name in (".", "..") or "/" in name or "\\" in name:
+                raise CorpusError(f"{file}: the id {name!r} is not the name of a folder")
+    return {split: tuple(ids) for split, ids in lists.items()}
 
 
 def list_ids(path: Path, split: str) -> tuple[str, ...]:
@@ -103,20 +136,33 @@ def list_ids(path: Path, split: str) -> tuple[str, ...]:
     return corpus.splits[split]
 
 
-def _read_wav(path: Path) -> NDArray[np.int16]:
+def _open_wav(path: Path) -> wave.Wave_read:
     try:
-        with wave.open(str(path), "rb") as file:
-            layout = (file.getframerate(), file.getnchannels(), file.getsampwidth())
-            data = file.readframes(file.getnframes())
-            expected = file.getnframes()
+        file = wave.open(str(path), "rb")  # noqa: SIM115
     except FileNotFoundError:
         raise CorpusError(f"{path} is missing") from None
     except (wave.Error, EOFError) as error:
         raise CorpusError(f"{path} is no wav file: {error}") from None
+    layout = (file.getframerate(), file.getnchannels(), file.getsampwidth())
     if layout != (SAMPLE_RATE, 1, 2):
+        file.close()
         raise CorpusError(
             f"{path} must be 16000 Hz, mono, int16; it is {layout[0]} Hz, {layout[1]} channels, {8 * layout[2]} bits"
         )
+    return file
+
+
+def _wav_samples(path: Path) -> int:
+    with _open_wav(path) as file:
+        return file.getnframes()
+
+
+def _read_wav(path: Path) -> NDArray[np.int16]:
+    with _open_wav(path) as file:
+        expected = file.getnframes()
+        if 2 * expected > path.stat().st_size:
+            raise CorpusError(f"{path} is truncated: it claims {expected} samples in {path.stat().st_size} bytes")
+        data = file.readframes(expected)
     if len(data) != 2 * expected:
         raise CorpusError(f"{path} is truncated: {len(data) // 2} of {expected} samples")
     return np.frombuffer(data, dtype="<i2").astype(np.int16)
@@ -134,27 +180,32 @@ def _column(arrays: dict[str, Any], name: str, dtype: type, file: Path, length: 
     return column
 
 
-def read_clip(path: Path, name: str) -> Clip:
-    """Read the clip `name` of the corpus at `path`. Raises CorpusError where a file is missing or not as documented."""
-    folder = path / name
-    own, other = _read_wav(folder / "self.wav"), _read_wav(folder / "other.wav")
-    file = folder / "motion.npz"
-    try:
-        with np.load(file, allow_pickle=False) as loaded:
-            arrays = {key: loaded[key] for key in loaded.files}
-    except FileNotFoundError:
-        raise CorpusError(f"{file} is missing") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CorpusError(f"{file} cannot be read: {error}") from None
+def _motion(arrays: dict[str, NDArray[Any]], file: Path) -> NDArray[np.float32]:
     if "motion" not in arrays:
         raise CorpusError(f"{file} has no array named motion")
     motion = arrays["motion"]
     if motion.ndim != 2 or motion.dtype != np.float32:
         raise CorpusError(f"{file}: motion must be (T, D) float32; it is {motion.shape} {motion.dtype}")
-    if not np.isfinite(motion).all():
-        raise CorpusError(
-            f"{file}: motion holds NaN or infinity, first in frame {int(np.argwhere(~np.isfinite(motion))[0, 0])}"
-        )
+    check_finite(motion, str(file))
+    if read_text(arrays, "frame_rate", str(FRAME_RATE)).removesuffix(".0") != str(FRAME_RATE):
+        raise CorpusError(f"{file}: frame_rate must be {FRAME_RATE}, it is {arrays['frame_rate']}")
+    return motion
+
+
+def _channels(arrays: dict[str, NDArray[Any]], file: Path, default: tuple[str, ...]) -> tuple[str, ...]:
+    channels = tuple(str(name) for name in arrays["channels"].reshape(-1)) if "channels" in arrays else default
+    if len(channels) != arrays["motion"].shape[1]:
+        raise CorpusError(f"{file}: {arrays['motion'].shape[1]} columns of motion, but {len(channels)} channel names")
+    return channels
+
+
+def read_clip(path: Path, name: str) -> Clip:
+    """Read the clip `name` of the corpus at `path`. Raises CorpusError where a file is missing or not as documented."""
+    folder = path / name
+    own, other = _read_wav(folder / "self.wav"), _read_wav(folder / "other.wav")
+    file = folder / "motion.npz"
+    arrays = read_npz(file, str(file))
+    motion = _motion(arrays, file)
     if len(own) != len(other):
         raise CorpusError(
             f"{folder}: self.wav has {len(own)} samples and other.wav {len(other)}; they must be equally long"
@@ -163,14 +214,8 @@ def read_clip(path: Path, name: str) -> Clip:
         raise CorpusError(
             f"{file}: {len(motion)} frames of motion for {len(own)} samples; there must be {len(own) // HOP_SAMPLES}"
         )
-    if int(arrays.get("frame_rate", FRAME_RATE)) != FRAME_RATE:
-        raise CorpusError(f"{file}: frame_rate must be {FRAME_RATE}, it is {arrays['frame_rate']}")
-    channels = (
-        tuple(str(channel) for channel in arrays["channels"]) if "channels" in arrays else open_corpus(path).channels
-    )
-    if len(channels) != motion.shape[1]:
-        raise CorpusError(f"{file}: {motion.shape[1]} columns of motion, but {len(channels)} channel names")
-    mask = _column(arrays, "speech_mask", np.bool_, file, len(motion)) if "speech_mask" in arrays else None
+    channels = _channels(arrays, file, () if "channels" in arrays else open_corpus(path).channels)
+    mask = read_mask(arrays, len(motion), str(file))
     kinds = _column(arrays, "event_kind", np.str_, file, None)
     phones = _column(arrays, "phone", np.str_, file, None)
     starts, ends = (_column(arrays, f"event_{edge}", np.int64, file, len(kinds)) for edge in ("start", "end"))
@@ -181,5 +226,5 @@ def read_clip(path: Path, name: str) -> Clip:
     )
     return Clip(
         name, own, other, motion, channels, mask, kinds, starts, ends, phones, phone_start, phone_end,
-        str(arrays.get("person", "")), str(arrays.get("voice", "")), str(arrays.get("language", "")),
+        read_text(arrays, "person"), read_text(arrays, "voice"), read_text(arrays, "language"),
     )  # fmt: skip
