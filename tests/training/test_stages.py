@@ -173,7 +173,7 @@ def test_clips_depend_on_the_seed_alone_and_stay_inside_their_conversation(small
 
 def test_the_cache_is_made_again_when_the_corpus_changes(small_corpus: Path, tmp_path: Path) -> None:
     first = load_features(small_corpus, "val", tmp_path)
-    described = tmp_path / "val.json"
+    described = tmp_path / "val" / "cache.json"
     stamp = described.stat().st_mtime_ns
     load_features(small_corpus, "val", tmp_path)
     assert described.stat().st_mtime_ns == stamp

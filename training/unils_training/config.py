@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -164,13 +165,38 @@ class PublishedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Weights, relative to one another, of frames in which the face speaks, listens, or nobody speaks.
+
+    A clip is drawn in proportion to the mean weight of its frames; equal weights sample uniformly.
+    """
+
+    speaking: float = 1.0
+    listening: float = 1.0
+    silent: float = 1.0
+
+    def __post_init__(self) -> None:
+        weights = dataclasses.asdict(self)
+        for key, weight in weights.items():
+            _require(math.isfinite(weight) and weight >= 0, key, "0 or more", weight)
+        _require(max(weights.values()) > 0, "speaking, listening or silent", "more than 0", 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class CorpusConfig:
-    """Where the corpus lies and where its features are cached."""
+    """Which dataset (either form of docs/corpus.md) is trained on and where its features are cached."""
 
     path: str = "corpus"
     cache: str = "cache"
     train_split: str = "train"
     val_split: str = "val"
+    motion_only: bool = True
+    """Whether codec and prior also learn from motion without sound, where the dataset has some."""
+    on_corrupt: typing.Literal["skip", "error"] = "skip"
+    """Whether clips that cannot be read are left out, named and counted, or are an error."""
+    workers: int = 0
+    """Processes that make features; 0: as many as there are cores."""
+    sampling: SamplingConfig = SamplingConfig()
 
 
 @dataclasses.dataclass(frozen=True)
