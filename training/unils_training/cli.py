@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from unils_training.config import Config, ConfigError, load_config
 
 STAGES = ("codec", "prior", "dialogue")
+OWN_OPTIONS = {
+    "synth": "unils_training.data.synth",
+    "eval": "unils_training.evaluate",
+    "ablate": "unils_training.ablate",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # These two own their options; nothing else is imported for them.
-    if arguments[:1] == ["synth"]:
-        return int(importlib.import_module("unils_training.data.synth").main(arguments[1:]) or 0)
-    if arguments[:1] == ["eval"]:
-        return int(importlib.import_module("unils_training.evaluate").main(arguments[1:]) or 0)
+    # These own their options; nothing else is imported for them.
+    if arguments[:1] and arguments[0] in OWN_OPTIONS:
+        return int(importlib.import_module(OWN_OPTIONS[arguments[0]]).main(arguments[1:]) or 0)
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options, _config(options)))
@@ -57,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--checkpoint", help="a dialogue checkpoint; the run's last one when absent")
     export.add_argument("--random-init", action="store_true", help="random weights, for testing engines")
     export.set_defaults(run=_export)
-    commands.add_parser("eval", help="measure a bundle on a corpus", add_help=False)
+    commands.add_parser("eval", help="measure a model on a dataset", add_help=False)
+    commands.add_parser("ablate", help="train and compare the variants of the paper's ablation", add_help=False)
     return parser
 
 

@@ -38,9 +38,6 @@ VARIANTS: tuple[Variant, ...] = (
 MODEL_KEYS = {"stream": "model.generator", "published": "published"}
 """Where the sizes of each family's generator stand in the configuration."""
 
-NOT_COMPARED = ("run", "codec_from", "prior_from", "device", "wandb", "corpus.path", "corpus.cache", "corpus.workers")
-"""Settings that say where, not what: they may differ between a run and the one that resumes it."""
-
 
 def find_variants(names: Sequence[str]) -> tuple[Variant, ...]:
     """The variants of those names, in the order of `VARIANTS`; all of them where there are none.
@@ -126,19 +123,3 @@ def changed(config: Config, values: dict[str, Any]) -> Config:
         table[leaf] = value
     result: Config = from_dict(Config, tree)
     return result
-
-
-def difference(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> str | None:
-    """The first dotted key in which two resolved configurations differ, apart from `NOT_COMPARED`."""
-    for name in sorted(first.keys() | second.keys()):
-        key = prefix + name
-        if key in NOT_COMPARED:
-            continue
-        pair = first.get(name), second.get(name)
-        if isinstance(pair[0], dict) and isinstance(pair[1], dict):
-            inner = difference(pair[0], pair[1], f"{key}.")
-            if inner:
-                return inner
-        elif pair[0] != pair[1]:
-            return key
-    return None

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from unils_training.ablation.plan import StageRun, VariantRun, difference
-from unils_training.config import ConfigError, to_dict
+from unils_training.ablation.plan import StageRun, VariantRun
+from unils_training.config import ConfigError, differences, to_dict
 from unils_training.stages.trainer import BEST, LAST
+
+WHERE = ("run", "codec_from", "prior_from", "device", "wandb", "corpus.path", "corpus.cache", "corpus.workers")
+"""Settings that say where, not what: a run that goes on may differ in them."""
 
 RECORD = "run.json"
 """Beside the checkpoints of a stage: its configuration, whether it is finished, and the time that it took."""
@@ -29,12 +32,12 @@ def train(run: VariantRun) -> None:
 def train_stage(run: StageRun) -> None:
     """Trains one stage unless it is finished; goes on from its last checkpoint where it has one."""
     record = read_record(run.folder)
-    wanted = json.loads(json.dumps(to_dict(run.config)))  # as it reads back: tuples are lists
+    wanted = to_dict(run.config)
     if record is not None:
-        differs = difference(record["config"], wanted)
-        if differs:
+        changed = [key for key in differences(record["config"], wanted) if key not in WHERE]
+        if changed:
             raise ConfigError(
-                f"{run.folder} holds a run with another {differs}: choose another --out, or delete that folder"
+                f"{run.folder} holds a run with another {changed[0]}: choose another --out, or delete that folder"
             )
         if record["finished"]:
             return

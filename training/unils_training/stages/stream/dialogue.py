@@ -27,6 +27,8 @@ from unils_training.stages.lora import add_lora, merged
 from unils_training.stages.stream import prior
 from unils_training.stages.stream.generation import (
     LatentClips,
+    hears,
+    load_prior,
     model_with_codec,
     style_tokens,
     validation_begins,
@@ -73,7 +75,7 @@ class DialogueStage:
         if config.dialogue.stage_1:
             add_lora(model.generator, config.dialogue.lora)
         for name, parameter in model.generator.named_parameters():
-            if "cross_" in name or "look_ahead" in name:
+            if hears(name):
                 parameter.requires_grad_(True)
         if not config.dialogue.other_track:
             _never_hear_other(model)
@@ -201,7 +203,7 @@ def train(config: Config, resume: bool | str = False) -> None:
     model, facts = model_with_codec(config)
     if config.dialogue.stage_1:
         stored = load_result(source_folder(config, prior.NAME) / BEST)
-        model.generator.load_state_dict(stored["result"])
+        load_prior(model.generator, stored["result"])
         facts["prior"] = {name: stored[name] for name in ("step", "seconds", "figures")}
     train_stage(DialogueStage(config, model), config, config.dialogue.training, resume, facts)
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unils_training.config import Config, HistoryConfig, TrainingConfig
+from unils_training.config import Config, ConfigError, HistoryConfig, TrainingConfig
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import FeatureCache, load_features
+from unils_training.models.stream.generator import Generator
 from unils_training.models.stream.model import StreamModel
 from unils_training.stages import distributed
 from unils_training.stages.trainer import BEST, Draw, load_result, source_folder
@@ -116,6 +118,27 @@ def model_with_codec(config: Config) -> tuple[StreamModel, dict[str, object]]:
     model.codec.requires_grad_(False)
     facts = {"codec": {name: stored[name] for name in ("step", "seconds", "figures")}, **stored["facts"]}
     return model, facts
+
+
+def hears(name: str) -> bool:
+    """Whether a parameter of the generator of that name takes part in hearing; the prior has none of them."""
+    return "cross_" in name or "look_ahead" in name
+
+
+def load_prior(generator: Generator, result: Mapping[str, Tensor]) -> None:
+    """Takes over what a prior learned. What hears stays as it was made, and may differ from that of the prior's model.
+
+    Raises:
+        ConfigError: the prior is of other sizes.
+    """
+    learned = {name: value for name, value in result.items() if not hears(name)}
+    try:
+        missing, unexpected = generator.load_state_dict(learned, strict=False)
+    except RuntimeError as error:
+        raise ConfigError(f"the prior does not fit model.generator: {str(error).splitlines()[-1].strip()}") from error
+    wrong = [*unexpected, *(name for name in missing if not hears(name))]
+    if wrong:
+        raise ConfigError(f"the prior does not fit model.generator: it differs in {wrong[0]}")
 
 
 def validation_begins(

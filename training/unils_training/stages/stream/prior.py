@@ -12,6 +12,7 @@ from unils_training.models.stream.model import StreamModel
 from unils_training.stages import distributed
 from unils_training.stages.stream.generation import (
     LatentClips,
+    hears,
     model_with_codec,
     style_tokens,
     validation_begins,
@@ -31,7 +32,7 @@ class PriorStage:
         training = config.prior.training
         self.model, self.module = model.to(distributed.device(config.device)), model.generator
         for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_("cross_" not in name and "look_ahead" not in name)
+            parameter.requires_grad_(not hears(name))
         self.clips = LatentClips(config, model, config.corpus.train_split, training.clip_frames)
         self.val = LatentClips(config, model, config.corpus.val_split, training.clip_frames)
         self.val_chosen, self.val_begins = validation_begins(self.val, training, config.seed)
