@@ -9,9 +9,10 @@ import torch
 from unils_training.config import ModelConfig, from_dict, load_config, to_dict
 from unils_training.export import randomise
 from unils_training.models.philox import philox4x32, uniforms
+from unils_training.models.sampling import sample_bits
 from unils_training.models.stream.generator import AudioContext
 from unils_training.models.stream.log_mel import HOP_SAMPLES, log_mel_rows
-from unils_training.models.stream.model import Sampling, StreamModel, sample_bits
+from unils_training.models.stream.model import Sampling, StreamModel
 
 CHANNELS = [f"c{i}" for i in range(7)]
 FRAMES = 60  # nearly four windows of the tiny model's 16 frames

@@ -113,7 +113,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedCodecConfig:
-    """The motion codec over windows: 32 bits a token, tokens of each scale spread over the window."""
+    """Sizes of the `published` codec; `scales` are the tokens of each level, the last one being every frame."""
 
     width: int = 512
     heads: int = 8
@@ -130,23 +130,38 @@ class PublishedCodecConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedAudioEncoderConfig:
-    """wav2vec 2.0: a local Hugging Face folder or a hub id as `source`, or "" for random weights of the sizes here."""
+    """A wav2vec2 encoder.
+
+    `source`: "" for random weights of the sizes below, a local folder in the Hugging Face layout, or a hub id. Its
+    weights stay as they are unless `trained`; random ones are always trained. `cache_grid_frames` > 0 computes the
+    features of a frozen encoder once for windows that begin at multiples of so many frames, and draws only such clips.
+    """
 
     source: str = ""
     trained: bool = False
-    width: int = 1024
-    heads: int = 16
-    depth: int = 24
-    feed_forward: int = 4096
+    cache_grid_frames: int = 0
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    feed_forward: int = 128
+    conv_width: int = 32
+    position_kernel: int = 16
+    position_groups: int = 4
 
     def __post_init__(self) -> None:
-        _require_positive(self, "width", "heads", "depth", "feed_forward")
-        _require(self.width % self.heads == 0, "width", f"a multiple of {self.heads} heads", self.width)
+        _require_positive(self, "width", "depth", "heads", "feed_forward", "conv_width", "position_kernel")
+        _require_positive(self, "position_groups")
+        for key in ("heads", "position_groups"):
+            _require(self.width % getattr(self, key) == 0, "width", f"a multiple of {key}", self.width)
+        _require(self.cache_grid_frames >= 0, "cache_grid_frames", "0 or more", self.cache_grid_frames)
+        frozen = bool(self.source) and not self.trained
+        wanted = "0 where the encoder is trained: only a frozen one's features can be kept"
+        _require(frozen or self.cache_grid_frames == 0, "cache_grid_frames", wanted, self.cache_grid_frames)
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedConfig:
-    """Sizes of a `published` model: UniLS as released, in windows of 100 frames."""
+    """Sizes of a `published` model: UniLS as released (512 wide), or its small form (384, 6 heads, 6 blocks)."""
 
     rig: str = "flame"
     window_frames: int = 100

@@ -39,3 +39,19 @@ def uniforms(seeds: npt.NDArray[np.uint64], frame: int, level: int, bits: int) -
     key = (seeds[:, None] & _MASK, seeds[:, None] >> _SHIFT)
     w0 = philox4x32((bit, *words), key)[0]  # type: ignore[arg-type]
     return (w0 >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def token_uniforms(
+    seeds: npt.NDArray[np.uint64], chunk: int, begin: int, tokens: int, bits: int
+) -> npt.NDArray[np.float32]:
+    """The uniform numbers in [0, 1) of tokens [begin, begin + tokens) of one window of the `published` family.
+
+    Args:
+        seeds: (B,) one 64-bit seed a row.
+        chunk: index of the window.
+        begin: index of the first token among those of all scales, coarse ones first.
+
+    Returns:
+        (B, tokens, bits): as `uniforms`, for counter (bit, token, chunk low, chunk high).
+    """
+    return np.stack([uniforms(seeds, chunk, token, bits) for token in range(begin, begin + tokens)], axis=1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unils_training.config import ModelConfig
 from unils_training.models.philox import uniforms
+from unils_training.models.sampling import sample_bits
 from unils_training.models.stream.audio_encoder import AudioEncoder
 from unils_training.models.stream.codec import Codec
 from unils_training.models.stream.generator import Generator, GeneratorState
@@ -224,15 +225,6 @@ class StreamModel(nn.Module):
         out = self.generate_batch(rows[0][None], rows[1][None], sampling, [seed], clip)
         result = {name: value[0].numpy() for name, value in out.items()}
         return result | {"self_rows": rows[0].numpy(), "other_rows": rows[1].numpy()}
-
-
-def sample_bits(logits: Tensor, sampling: Sampling, u: npt.NDArray[np.float32]) -> Tensor:
-    """Draws bits (B, d) bool from logits (B, d) and uniform numbers (B, d)."""
-    if sampling.temperature == 0.0:
-        return logits > 0
-    p = 1.0 / (1.0 + torch.exp(-logits / sampling.temperature))
-    bits = torch.from_numpy(u) < p
-    return (p >= sampling.top_p) | (bits & ((1.0 - p) < sampling.top_p))
 
 
 def fit_samples(audio: Tensor, length: int, keep: int) -> Tensor:
