@@ -9,7 +9,7 @@ from torch import Tensor
 from unils_training import losses
 from unils_training.config import Config
 from unils_training.data.clips import ClipSampler
-from unils_training.data.features import load_features
+from unils_training.data.features import load_features, load_motion
 from unils_training.models.stream.codec import Codec
 from unils_training.rigs import group_channels
 from unils_training.stages import distributed
@@ -28,7 +28,8 @@ class CodecStage:
         training = config.codec.training
         device = distributed.device(config.device)
         with distributed.main_first():
-            train = load_features(config.corpus.path, config.corpus.train_split, config.corpus.cache)
+            place = (config.corpus.path, config.corpus.train_split, config.corpus.cache)
+            train = load_motion(*place, motion_only=config.corpus.motion_only)
             val = load_features(config.corpus.path, config.corpus.val_split, config.corpus.cache)
         self.fingerprint, self.channels = train.fingerprint, train.channels
         self.sampler = ClipSampler(train, training.clip_frames)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unils_training.config import Config, ConfigError, HistoryConfig, TrainingConfig
 from unils_training.data.clips import ClipSampler
-from unils_training.data.features import FeatureCache, load_features
+from unils_training.data.features import MotionCache, load_features, load_motion
 from unils_training.models.stream.generator import Generator
 from unils_training.models.stream.model import StreamModel
 from unils_training.stages import distributed
@@ -32,15 +32,23 @@ class Tokens:
 
 
 class LatentClips:
-    """Clips of one split with the frozen codec's latents. The model has been moved to its device before."""
+    """Clips of one split with the frozen codec's latents. The model has been moved to its device before.
 
-    def __init__(self, config: Config, model: StreamModel, split: str, clip_frames: int) -> None:
+    Without audio there are also the faces that have none, unless `prior.motion_only` or `corpus.motion_only` is false.
+    """
+
+    def __init__(self, config: Config, model: StreamModel, split: str, clip_frames: int, audio: bool = True) -> None:
         self.codec = model.codec
         self.device = next(model.parameters()).device
         weights = [p.detach().cpu().numpy().tobytes() for p in self.codec.encoder.parameters()]
         most = max(config.model.look_ahead_max.self, config.model.look_ahead_max.other)
         with distributed.main_first():
-            self.cache: FeatureCache = load_features(config.corpus.path, split, config.corpus.cache)
+            place = (config.corpus.path, split, config.corpus.cache)
+            self.cache: MotionCache
+            if audio:
+                self.cache = load_features(*place)
+            else:
+                self.cache = load_motion(*place, motion_only=config.prior.motion_only and config.corpus.motion_only)
             self.latents = self.cache.latents(hashlib.sha256(b"".join(weights)).hexdigest(), self._encode)
         self.sampler = ClipSampler(self.cache, clip_frames, most)
 

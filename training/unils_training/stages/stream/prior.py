@@ -33,7 +33,8 @@ class PriorStage:
         self.model, self.module = model.to(distributed.device(config.device)), model.generator
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(not hears(name))
-        self.clips = LatentClips(config, model, config.corpus.train_split, training.clip_frames)
+        # Faces without sound teach it too; what it is validated on is what the dialogue stage is.
+        self.clips = LatentClips(config, model, config.corpus.train_split, training.clip_frames, audio=False)
         self.val = LatentClips(config, model, config.corpus.val_split, training.clip_frames)
         self.val_chosen, self.val_begins = validation_begins(self.val, training, config.seed)
         self.seed = config.seed
