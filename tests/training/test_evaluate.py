@@ -146,7 +146,7 @@ def test_a_model_that_answers_with_the_truth_gets_full_marks(corpus: Path, monke
     monkeypatch.setattr(evaluate, "generate", lambda *_: truth)
     result = evaluate.work(Task(Run(Path("b"), "native", 1), corpus, "c000000a", "c000000a")).result()
     assert result["lips"]["jaw_correlation"] == pytest.approx(1.0, abs=1e-5)
-    assert result["lips"]["mean_error"] == pytest.approx(0.0, abs=1e-6)
+    assert result["paper"]["speaking"]["mhd"] == pytest.approx(0.0, abs=1e-6)
     assert result["alive"]["stuck_channels"] == []
 
 

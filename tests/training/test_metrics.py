@@ -9,7 +9,7 @@ import pytest
 
 from unils_training.metrics import Metrics, Motion, Side, contingency, frame_level, quality_lines, voice_mask
 from unils_training.metrics.accumulate import Moments, frechet_distance, pearson
-from unils_training.metrics.alive import acceleration
+from unils_training.metrics.alive import difference
 from unils_training.metrics.detect import blinks, lip_closures, lip_gap, nods, shakes, smiles
 from unils_training.metrics.lips import LipMetrics
 from unils_training.metrics.listening import ListeningMetrics
@@ -226,8 +226,9 @@ def test_the_truth_scores_full_marks() -> None:
     assert lips["closures"] == {"truth": 6, "predicted": 6, "hits": 6, "recall": 1.0, "precision": 1.0, "f1": 1.0}
     assert lips["closure_timing_median_frames"] == 0.0
     assert lips["closure_timing_share_within_1"] == 1.0
-    assert lips["lip_error"] == 0.0
-    assert lips["mean_error"] == 0.0
+    for figure in ("lve", "mhd", "fdd", "pdd", "jdd"):
+        assert result["paper"]["speaking"][figure] == 0.0
+    assert result["paper"]["sid"] == result["paper"]["sid_truth"]
     assert alive["stuck_channels"] == []
     assert alive["jitter"]["total"] == pytest.approx(1.0)
     for state in ("speaking", "listening"):
@@ -346,7 +347,9 @@ def test_a_frozen_channel_is_named_and_one_that_never_moves_is_not() -> None:
 
 
 def test_jitter_by_hand() -> None:
-    assert acceleration(np.array([[0.0], [1.0], [0.0], [0.0]])).tolist() == [[2.0], [1.0]]
+    impulse = np.array([[0.0], [1.0], [0.0], [0.0]])
+    assert difference(impulse, 2).tolist() == [[2.0], [1.0]]
+    assert difference(impulse, 3).tolist() == [[3.0]]
     t = np.arange(FRAMES, dtype=float)
     truth, shaky = moved(still(), headYaw=t**2 / 2), moved(still(), headYaw=1.5 * t**2 / 2)
     assert measured(truth, shaky)["alive"]["jitter"]["head"] == pytest.approx(1.5)

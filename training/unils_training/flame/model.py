@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unils_training.flame.flame_file import EXPRESSIONS, JOINTS, FlameFile, load_flame
@@ -142,3 +143,19 @@ class FlameModel(nn.Module):
             turns.append(turn)
             shifts.append(shift)
         return torch.stack(turns, dim=1), torch.stack(shifts, dim=1)[..., 0]
+
+
+class FlameMesh:
+    """A face for the metrics: numpy in, numpy out, in mm and without head pose (metrics.Mesh)."""
+
+    def __init__(self, model: FlameModel) -> None:
+        self._model = model
+        self.lips = model.regions.lips
+        self.upper_face = model.regions.upper_face
+        self.source: str = model.regions.source
+
+    def __call__(self, motion: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Vertices (T, V, 3) of motion (T, 108)."""
+        with torch.no_grad():
+            vertices = self._model.vertices(torch.from_numpy(motion).to(self._model.template), head_pose=False)
+        return 1000.0 * vertices.cpu().numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""What `unils-train eval` measures; docs/metrics.md defines every figure. numpy only."""
+"""What `unils-train eval` measures; docs/metrics.md defines every figure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from unils_training.metrics.alive import AliveMetrics
 from unils_training.metrics.check import DetectorCheck
 from unils_training.metrics.lips import LipMetrics
 from unils_training.metrics.listening import ListeningMetrics, contingency
+from unils_training.metrics.paper import Mesh, PaperMetrics, paper_table
 from unils_training.metrics.side import Motion, Side, frame_level, voice_mask
 from unils_training.metrics.spectrum import ListeningSpectrum
 from unils_training.metrics.targets import Line, markdown_table, quality_lines
 
 __all__ = [
     "Line",
+    "Mesh",
     "Metrics",
     "Motion",
+    "PaperMetrics",
     "Side",
     "contingency",
     "frame_level",
     "markdown_table",
+    "paper_table",
     "quality_lines",
     "voice_mask",
 ]
@@ -30,14 +34,16 @@ __all__ = [
 class Metrics:
     """All figures as sums over clips: `add` one side at a time, `+=` another process's sums, read `result`."""
 
+    paper: PaperMetrics = field(default_factory=PaperMetrics)
     lips: LipMetrics = field(default_factory=LipMetrics)
     alive: AliveMetrics = field(default_factory=AliveMetrics)
     listening: ListeningMetrics = field(default_factory=ListeningMetrics)
     spectrum: ListeningSpectrum = field(default_factory=ListeningSpectrum)
     detectors: DetectorCheck = field(default_factory=DetectorCheck)
 
-    def add(self, side: Side) -> None:
-        """Counts one clip."""
+    def add(self, side: Side, mesh: Mesh | None = None) -> None:
+        """Counts one clip; `mesh` (flame.FlameMesh) gives one of rig `flame` its vertices."""
+        self.paper.add(side, mesh)
         self.lips.add(side)
         self.alive.add(side)
         self.listening.add(side)
@@ -45,6 +51,7 @@ class Metrics:
         self.detectors.add(side)
 
     def __iadd__(self, other: Metrics) -> Metrics:
+        self.paper += other.paper
         self.lips += other.lips
         self.alive += other.alive
         self.listening += other.listening
@@ -55,6 +62,7 @@ class Metrics:
     def result(self) -> dict[str, Any]:
         """Every figure by part."""
         return {
+            "paper": self.paper.result(),
             "lips": self.lips.result(),
             "alive": self.alive.result(),
             "listening": self.listening.result(),

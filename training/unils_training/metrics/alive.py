@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 
 from unils_training.metrics.accumulate import Moments, frechet_distance
-from unils_training.metrics.detect import blinks
-from unils_training.metrics.events import Floats, within
-from unils_training.metrics.side import FRAME_RATE, GROUPS, STATES, Side
+from unils_training.metrics.events import Floats
+from unils_training.metrics.rates import EventRates
+from unils_training.metrics.side import FRAME_RATE, RIG_GROUPS, STATES, Side, rig_of
 
 LEAST_FRAMES = 50  # of a state, for a clip's spread in it to count
 MOVING = 0.01  # a true standard deviation under this, a hundredth of the full range, is not seen to move
 STUCK = 0.1  # a predicted one under this share of it, as stuck
-UPPER_FACE = ("brows", "gaze", "lids", "cheeks")
+UPPER_FACE = {"arkit": ("brows", "gaze", "lids", "cheeks"), "flame": ()}  # an expression of FLAME is of no one place
 
 
-def acceleration(values: Floats) -> Floats:
-    """Absolute second difference per frame (T - 2, D)."""
-    return np.abs(values[2:] - 2.0 * values[1:-1] + values[:-2])
+JITTER_ORDERS = {"acceleration": 2, "jerk": 3}
+
+
+def difference(values: Floats, order: int) -> Floats:
+    """Absolute difference of this order per frame (T - order, D): 2 is acceleration, 3 jerk."""
+    return np.abs(np.diff(values, n=order, axis=0))
 
 
 @dataclass
@@ -90,27 +93,22 @@ class AliveMetrics:
     channels: tuple[str, ...] = ()
     spread: dict[str, Spread] = field(default_factory=lambda: {name: Spread() for name in (*STATES, "all")})
     frames: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
-    blinks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
-    blinks_truth: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
-    acceleration_frames: int = 0
-    acceleration: Floats | float = 0.0  # sums over frames (D,)
-    acceleration_truth: Floats | float = 0.0
+    events: EventRates = field(default_factory=EventRates)
+    jitter: dict[str, Floats | float] = field(default_factory=lambda: dict.fromkeys(JITTER_ORDERS, 0.0))  # sums (D,)
+    jitter_truth: dict[str, Floats | float] = field(default_factory=lambda: dict.fromkeys(JITTER_ORDERS, 0.0))
 
     def add(self, side: Side) -> None:
         """Counts one clip."""
         self.channels = side.truth.channels
-        blinks_truth, blinks_prediction = blinks(side.truth), blinks(side.prediction)
+        self.events.add(side)
         for state in STATES:
             mask = side.state(state)
             self.spread[state].add(side, state)
             self.frames[state] += int(mask.sum())
-            self.blinks[state] += len(within(blinks_prediction, mask))
-            self.blinks_truth[state] += len(within(blinks_truth, mask))
         self.spread["all"].add(side, "all")
-        if len(side) > 2:
-            self.acceleration_frames += len(side) - 2
-            self.acceleration = self.acceleration + acceleration(side.prediction.values).sum(axis=0)
-            self.acceleration_truth = self.acceleration_truth + acceleration(side.truth.values).sum(axis=0)
+        for name, order in JITTER_ORDERS.items():
+            self.jitter[name] = self.jitter[name] + difference(side.prediction.values, order).sum(axis=0)
+            self.jitter_truth[name] = self.jitter_truth[name] + difference(side.truth.values, order).sum(axis=0)
 
     def __iadd__(self, other: AliveMetrics) -> AliveMetrics:
         self.channels = self.channels or other.channels
@@ -118,16 +116,21 @@ class AliveMetrics:
             self.spread[state] += spread
         for state in STATES:
             self.frames[state] += other.frames[state]
-            self.blinks[state] += other.blinks[state]
-            self.blinks_truth[state] += other.blinks_truth[state]
-        self.acceleration_frames += other.acceleration_frames
-        self.acceleration = self.acceleration + other.acceleration
-        self.acceleration_truth = self.acceleration_truth + other.acceleration_truth
+        self.events += other.events
+        for name in JITTER_ORDERS:
+            self.jitter[name] = self.jitter[name] + other.jitter[name]
+            self.jitter_truth[name] = self.jitter_truth[name] + other.jitter_truth[name]
         return self
 
     def _columns(self, *groups: str) -> list[int]:
         # No channel is known before the first clip.
-        return [self.channels.index(name) for group in groups for name in GROUPS[group] if name in self.channels]
+        known = RIG_GROUPS[self.rig]
+        return [self.channels.index(name) for group in groups for name in known[group] if name in self.channels]
+
+    @property
+    def rig(self) -> str:
+        """The rig of the clips."""
+        return rig_of(self.channels)
 
     def _state_result(self, state: str) -> dict[str, Any]:
         spread = self.spread[state]
@@ -141,16 +144,20 @@ class AliveMetrics:
                 float(np.sqrt(np.sum(np.square(np.asarray(prediction)[columns]))) / size) if size > 0 else float("nan")
             )
 
-        gap = np.asarray(spread.std_gap) / spread.clips
+        def mean_of(*groups: str) -> float:
+            columns = self._columns(*groups)
+            return float(np.mean(np.asarray(spread.std_gap)[columns])) / spread.clips if columns else float("nan")
+
+        groups = RIG_GROUPS[self.rig]
         pooled = (spread.pooled_prediction.std, spread.pooled_truth.std)
         return {
             "clips": spread.clips,
-            "std_ratio": {g: ratio(spread.std_prediction, spread.std_truth, g) for g in GROUPS},
-            "std_ratio_pooled": {g: ratio(*pooled, g) for g in GROUPS},
-            "speed_ratio": {g: ratio(spread.speed_prediction, spread.speed_truth, g) for g in GROUPS},
-            "fdd": 100.0 * float(np.mean(gap[self._columns(*UPPER_FACE)])),
-            "pdd": 100.0 * float(np.mean(gap[self._columns("head")])),
-            "jdd": 100.0 * float(np.mean(gap[self._columns("jaw")])),
+            "std_ratio": {g: ratio(spread.std_prediction, spread.std_truth, g) for g in groups},
+            "std_ratio_pooled": {g: ratio(*pooled, g) for g in groups},
+            "speed_ratio": {g: ratio(spread.speed_prediction, spread.speed_truth, g) for g in groups},
+            "fdd": 100.0 * mean_of(*UPPER_FACE[self.rig]),
+            "pdd": 100.0 * mean_of("head"),
+            "jdd": 100.0 * mean_of("jaw"),
             "frechet": frechet(spread.pooled_truth, spread.pooled_prediction),
             "paired_frechet": frechet(spread.pair_truth, spread.pair_prediction),
         }
@@ -162,23 +169,25 @@ class AliveMetrics:
         truth = np.broadcast_to(np.asarray(whole.std_truth) / clips, len(self.channels))
         prediction = np.broadcast_to(np.asarray(whole.std_prediction) / clips, len(self.channels))
         stuck = (truth > MOVING) & (prediction < STUCK * truth)
-        jitter: dict[str, float] = {}
-        for group in (*GROUPS, "total"):
-            columns = self._columns(*(GROUPS if group == "total" else (group,)))
-            size = float(np.sum(np.broadcast_to(self.acceleration_truth, len(self.channels))[columns]))
-            shaken = float(np.sum(np.broadcast_to(self.acceleration, len(self.channels))[columns]))
-            jitter[group] = shaken / size if size > 0.0 else float("nan")
 
-        def per_minute(count: dict[str, int], states: tuple[str, ...]) -> float:
-            frames = sum(self.frames[s] for s in states)
-            return sum(count[s] for s in states) * 60.0 * FRAME_RATE / frames if frames else float("nan")
+        def jitter(name: str) -> dict[str, float]:
+            ratios = {}
+            for group in (*RIG_GROUPS[self.rig], "total"):
+                columns = self._columns(*(RIG_GROUPS[self.rig] if group == "total" else (group,)))
+                size = float(np.sum(np.broadcast_to(self.jitter_truth[name], len(self.channels))[columns]))
+                shaken = float(np.sum(np.broadcast_to(self.jitter[name], len(self.channels))[columns]))
+                ratios[group] = shaken / size if size > 0.0 else float("nan")
+            return ratios
 
-        selections = {**{state: (state,) for state in STATES}, "all": STATES}
+        events = self.events.result()
+        not_measured = dict.fromkeys((*STATES, "all"), float("nan"))
         return {
             "minutes": {state: frames / (60.0 * FRAME_RATE) for state, frames in self.frames.items()},
             **{state: self._state_result(state) for state in (*STATES, "all")},
-            "blinks_per_minute": {name: per_minute(self.blinks, s) for name, s in selections.items()},
-            "blinks_per_minute_truth": {name: per_minute(self.blinks_truth, s) for name, s in selections.items()},
+            "blinks_per_minute": events["blink"]["per_minute"] if "blink" in events else not_measured,
+            "blinks_per_minute_truth": events["blink"]["per_minute_truth"] if "blink" in events else not_measured,
+            "events": events,
             "stuck_channels": [name for name, is_stuck in zip(self.channels, stuck, strict=True) if is_stuck],
-            "jitter": jitter,
+            "jitter": jitter("acceleration"),
+            "jerk": jitter("jerk"),
         }

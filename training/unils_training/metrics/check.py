@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from unils_training.metrics.detect import DETECTORS
+from unils_training.metrics.detect import detectors
 from unils_training.metrics.events import NO_EVENTS, Counts, match_by_overlap, match_by_time, within
 from unils_training.metrics.lips import CLOSURE_TOLERANCE_FRAMES
 from unils_training.metrics.listening import LEAST_IOU
@@ -24,7 +24,7 @@ class DetectorCheck:
 
     def add(self, side: Side) -> None:
         """Counts one clip, where it has labels."""
-        for kind, detect in DETECTORS.items():
+        for kind, detect in detectors(side.truth.rig).items():
             if not side.labels:
                 continue
             mask = side.state(JUDGED_IN.get(kind, "listening"))

@@ -1,7 +1,9 @@
-"""Detectors of what a face does, run alike on truth and on prediction of the `arkit` rig.
+"""Detectors of what a face does, run alike on truth and on prediction.
 
-Each takes `Motion` (T, D) at 25 frames/s and returns events (E, 2) in frames. Thresholds are in the rig's units
-(blendshapes 0..1, radians, radians a second). `docs/metrics.md` says why each has the value it has.
+Nods and shakes are found on either rig; the others read blendshapes, so only rig `arkit` has them: what a FLAME
+expression coefficient does to lids, lips and brows is not written in the coefficients. Each takes `Motion` (T, D) at 25
+frames/s and returns events (E, 2) in frames. Thresholds are in the rig's units (blendshapes 0..1, radians, radians a
+second). `docs/metrics.md` says why each has the value it has.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ import numpy as np
 
 from unils_training.metrics.events import NO_EVENTS, Events, Floats, hysteresis, join, of_length
 from unils_training.metrics.side import FRAME_RATE, Motion
+
+HEAD_ANGLES: dict[str, tuple[str, str]] = {"arkit": ("headPitch", "headYaw"), "flame": ("headX", "headY")}
+"""Pitch and yaw; the axis-angle of a head that turns little has them as its first two numbers."""
 
 
 def smooth(signal: Floats, sigma: float) -> Floats:
@@ -65,12 +70,14 @@ def _swings(angle: Floats, other_angle: Floats, sway: float, least_range: float,
 
 def nods(motion: Motion) -> Events:
     """The head goes down and up again, once or more, faster than it sways."""
-    return _swings(motion["headPitch"], motion["headYaw"], sway=8.0, least_range=0.04, least_turns=1)
+    pitch, yaw = HEAD_ANGLES[motion.rig]
+    return _swings(motion[pitch], motion[yaw], sway=8.0, least_range=0.04, least_turns=1)
 
 
 def shakes(motion: Motion) -> Events:
     """The head turns to and fro at least twice."""
-    return _swings(motion["headYaw"], motion["headPitch"], sway=12.0, least_range=0.06, least_turns=2)
+    pitch, yaw = HEAD_ANGLES[motion.rig]
+    return _swings(motion[yaw], motion[pitch], sway=12.0, least_range=0.06, least_turns=2)
 
 
 def _raised(signal: Floats, sigma: float, shortest: int) -> Events:
@@ -101,3 +108,8 @@ DETECTORS: dict[str, Callable[[Motion], Events]] = {
     "smile": smiles,
     "brow_raise": brow_raises,
 }
+
+
+def detectors(rig: str) -> dict[str, Callable[[Motion], Events]]:
+    """The detectors that work on motion of `rig`, by kind of event."""
+    return DETECTORS if rig == "arkit" else {kind: DETECTORS[kind] for kind in ("nod", "shake")}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from unils_training.metrics.accumulate import Mean, Moments, pearson
-from unils_training.metrics.detect import lip_closures
+from unils_training.metrics.detect import detectors, lip_closures
 from unils_training.metrics.events import NO_EVENTS, Counts, centres, match_by_time, within
 from unils_training.metrics.side import Side
 
 CLOSURE_TOLERANCE_FRAMES = 3.0
 LEAST_SPEECH_FRAMES = 50
-LIP_GROUPS = ("jaw", "mouth")
 
 
 @dataclass
@@ -25,57 +25,53 @@ class LipMetrics:
     jaw_by_clip: Mean = field(default_factory=Mean)
     closures: Counts = field(default_factory=Counts)
     labelled: Counts = field(default_factory=Counts)
-    timing_errors: list[float] = field(default_factory=list)  # signed, frames; positive is late
+    timing_errors: Counter[float] = field(default_factory=Counter)  # signed, frames; positive is late
     rest: Mean = field(default_factory=Mean)
     rest_truth: Mean = field(default_factory=Mean)
     rest_loud: Mean = field(default_factory=Mean)
     rest_loud_truth: Mean = field(default_factory=Mean)
-    lip_error: Mean = field(default_factory=Mean)
-    mean_error: Mean = field(default_factory=Mean)
 
     def add(self, side: Side) -> None:
         """Counts one clip."""
         spoken = side.speaking
-        jaw = np.stack((side.prediction["jawOpen"], side.truth["jawOpen"]), axis=1)
+        jaw = np.stack((side.prediction.jaw, side.truth.jaw), axis=1)
         moments = Moments.of(jaw[spoken])
         self.jaw += moments
         if moments.count >= LEAST_SPEECH_FRAMES and moments.comoment[1, 1] > 0.0:
             # A jaw that never moves has no correlation; it has earned 0, not an exemption.
             self.jaw_by_clip.add(np.nan_to_num(np.array([pearson(moments)])))
 
-        truth = within(lip_closures(side.truth), side.speaking)
-        prediction = within(lip_closures(side.prediction), side.speaking)
-        pairs = match_by_time(truth, prediction, CLOSURE_TOLERANCE_FRAMES)
-        self.closures += Counts(len(pairs), len(truth), len(prediction))
-        self.timing_errors += (centres(prediction)[pairs[:, 1]] - centres(truth)[pairs[:, 0]]).tolist()
-        if side.labels:
-            labels = within(side.labels.get("lip_closure", NO_EVENTS), side.speaking)
-            hits = len(match_by_time(labels, prediction, CLOSURE_TOLERANCE_FRAMES))
-            self.labelled += Counts(hits, len(labels), len(prediction))
-
         self.rest.add(jaw[~spoken, 0])
         self.rest_truth.add(jaw[~spoken, 1])
         self.rest_loud.add(jaw[side.other_loud, 0])
         self.rest_loud_truth.add(jaw[side.other_loud, 1])
+        if "lip_closure" in detectors(side.truth.rig):
+            self._add_closures(side)
 
-        difference = side.prediction.values - side.truth.values
-        lips = np.concatenate([side.prediction.group(g) - side.truth.group(g) for g in LIP_GROUPS], axis=1)
-        self.lip_error.add(np.max(lips[spoken] ** 2, axis=1, initial=0.0))
-        self.mean_error.add(np.mean(difference[spoken] ** 2, axis=1))
+    def _add_closures(self, side: Side) -> None:
+        truth = within(lip_closures(side.truth), side.speaking)
+        prediction = within(lip_closures(side.prediction), side.speaking)
+        pairs = match_by_time(truth, prediction, CLOSURE_TOLERANCE_FRAMES)
+        self.closures += Counts(len(pairs), len(truth), len(prediction))
+        self.timing_errors.update((centres(prediction)[pairs[:, 1]] - centres(truth)[pairs[:, 0]]).tolist())
+        if side.labels:
+            labels = within(side.labels.get("lip_closure", NO_EVENTS), side.speaking)
+            hits = len(match_by_time(labels, prediction, CLOSURE_TOLERANCE_FRAMES))
+            self.labelled += Counts(hits, len(labels), len(prediction))
 
     def __iadd__(self, other: LipMetrics) -> LipMetrics:
         self.jaw += other.jaw
         self.jaw_by_clip += other.jaw_by_clip
         self.closures += other.closures
         self.labelled += other.labelled
-        self.timing_errors += other.timing_errors
-        for name in ("rest", "rest_truth", "rest_loud", "rest_loud_truth", "lip_error", "mean_error"):
+        self.timing_errors.update(other.timing_errors)
+        for name in ("rest", "rest_truth", "rest_loud", "rest_loud_truth"):
             getattr(self, name).__iadd__(getattr(other, name))
         return self
 
     def result(self) -> dict[str, Any]:
         """The figures, named as in docs/metrics.md."""
-        errors = np.array(self.timing_errors)
+        errors = np.array(sorted(self.timing_errors.elements()))
         known = len(errors) > 0
         return {
             "jaw_correlation": self.jaw_by_clip.value,
@@ -89,6 +85,4 @@ class LipMetrics:
             "rest_jaw_truth": self.rest_truth.value,
             "rest_jaw_other_loud": self.rest_loud.value,
             "rest_jaw_other_loud_truth": self.rest_loud_truth.value,
-            "lip_error": float(np.sqrt(self.lip_error.value)),
-            "mean_error": float(np.sqrt(self.mean_error.value)),
         }

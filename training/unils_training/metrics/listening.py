@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unils_training.metrics.detect import DETECTORS
+from unils_training.metrics.detect import detectors
 from unils_training.metrics.events import (
     NO_EVENTS,
     Counts,
@@ -47,9 +47,12 @@ class ListeningMetrics:
     def add(self, side: Side) -> None:
         """Counts one clip."""
         self.frames += int(side.listening.sum())
+        known = detectors(side.truth.rig)
         for kind in (*REACTIONS, *ALSO):
-            truth = within(DETECTORS[kind](side.truth), side.listening)
-            prediction = within(DETECTORS[kind](side.prediction), side.listening)
+            if kind not in known:
+                continue
+            truth = within(known[kind](side.truth), side.listening)
+            prediction = within(known[kind](side.prediction), side.listening)
             strict = len(match_by_overlap(truth, prediction, LEAST_IOU))
             loose = len(loose_match(truth, prediction))
             self.strict.setdefault(kind, {})[side.name] = Counts(strict, len(truth), len(prediction))
@@ -67,7 +70,7 @@ class ListeningMetrics:
         return self
 
     def reactions_by_clip(self) -> dict[str, Counts]:
-        """Strict counts of nods and smiles together, by clip."""
+        """Strict counts of nods and smiles together, by clip; of nods alone where the rig has no smiles."""
         total: dict[str, Counts] = {}
         for kind in REACTIONS:
             for clip, counts in self.strict.get(kind, {}).items():

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unils_training.metrics.events import Bools, Events, Floats, hysteresis, join
+from unils_training.rigs import FLAME_CHANNELS, HEAD_CHANNELS, JAW_CHANNEL
 
 FRAME_RATE = 25
 HOP_SAMPLES = 640
@@ -31,11 +32,28 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "cheeks": ("cheekPuff", "cheekSquintLeft", "cheekSquintRight", "noseSneerLeft", "noseSneerRight", "tongueOut"),
 }
+"""The groups of rig `arkit`."""
+
+RIG_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "arkit": GROUPS,
+    "flame": {
+        "head": HEAD_CHANNELS["flame"],
+        "gaze": FLAME_CHANNELS[-4:],
+        "jaw": (JAW_CHANNEL["flame"],),
+        "expression": FLAME_CHANNELS[:100],
+    },
+}
+"""Channels of every group, by rig."""
+
+
+def rig_of(channels: tuple[str, ...]) -> str:
+    """The rig that channels of these names are of."""
+    return "flame" if JAW_CHANNEL["flame"] in channels else "arkit"
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion of the `arkit` rig whose channels are found by name."""
+    """Motion of either rig, whose channels are found by name."""
 
     values: Floats  # (T, D)
     channels: tuple[str, ...]
@@ -49,6 +67,16 @@ class Motion:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def rig(self) -> str:
+        """`arkit` or `flame`."""
+        return rig_of(self.channels)
+
+    @property
+    def jaw(self) -> Floats:
+        """How far the mouth is open (T,), in the rig's units."""
+        return self[JAW_CHANNEL[self.rig]]
+
     def __getitem__(self, channel: str) -> Floats:
         """One channel (T,)."""
         column: Floats = self.values[:, self.channels.index(channel)]
@@ -58,9 +86,9 @@ class Motion:
         """Mean over channels, such as left and right (T,)."""
         return np.asarray(np.mean([self[channel] for channel in channels], axis=0), np.float64)
 
-    def group(self, name: str) -> Floats:
-        """The channels of `GROUPS[name]` (T, n)."""
-        return self.values[:, [self.channels.index(channel) for channel in GROUPS[name]]]
+    def columns(self, names: tuple[str, ...]) -> Floats:
+        """The channels of these names (T, n)."""
+        return self.values[:, [self.channels.index(name) for name in names]]
 
 
 @dataclass(frozen=True)
