@@ -79,13 +79,14 @@ class CausalStack(nn.Module):
 
     def history(self, batch: int) -> Tensor:
         """The state of a fresh stream: zeros (depth, batch, K-1, width)."""
-        width, kernel = self.blocks[0].conv.weight.shape
-        return torch.zeros(len(self.blocks), batch, kernel - 1, width)
+        weight = self.blocks[0].conv.weight
+        width, kernel = weight.shape
+        return torch.zeros(len(self.blocks), batch, kernel - 1, width, device=weight.device)
 
 
 def rope_table(positions: Tensor, head_width: int) -> Tensor:
     """Unit complex numbers (n, e/2) complex64 for int64 positions (n,); the angles are computed in double."""
-    inverse = ROPE_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    inverse = ROPE_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float64, device=positions.device) / head_width)
     angles = positions.to(torch.float64)[:, None] * inverse
     return torch.complex(angles.cos().float(), angles.sin().float())
 

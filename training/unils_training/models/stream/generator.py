@@ -74,10 +74,10 @@ class SelfAttention(nn.Module):
         """One frame: h (B, W), prefix (2, B, S, W), ring (2, B, window, W) of keys and values, changed in place."""
         window = ring.shape[2]
         q, k, v = self.qkv(h).chunk(3, dim=-1)
-        table = rope_table(torch.tensor([frame]), h.shape[-1] // self.heads)
+        table = rope_table(torch.tensor([frame], device=h.device), h.shape[-1] // self.heads)
         ring[0, :, frame % window] = _rope_row(k, self.heads, table)
         ring[1, :, frame % window] = v
-        oldest_first = torch.arange(max(0, frame - window + 1), frame + 1) % window
+        oldest_first = torch.arange(max(0, frame - window + 1), frame + 1, device=h.device) % window
         keys, values = ring[:, :, oldest_first]
         plain_q = split_heads(q[:, None], self.heads)
         rotated_q = rope(plain_q, table)
@@ -114,16 +114,18 @@ class CrossAttention(nn.Module):
     def push_row(self, features: Tensor, row: int, ring: Tensor) -> None:
         """Stores keys and values of one row: features (B, A), ring (2, B, capacity, W), changed in place."""
         slot = row % ring.shape[2]
-        table = rope_table(torch.tensor([row]), ring.shape[-1] // self.heads)
+        table = rope_table(torch.tensor([row], device=ring.device), ring.shape[-1] // self.heads)
         ring[0, :, slot] = _rope_row(self.key(features), self.heads, table)
         ring[1, :, slot] = self.value(features)
 
     def step(self, h: Tensor, frame: int, first_row: int, rings: Sequence[tuple[Tensor, int]]) -> Tensor:
         """One frame: h (B, W) over rows [first_row, end_row) of each ring; rings are (ring, end_row)."""
-        seen = [ring[:, :, torch.arange(first_row, end_row) % ring.shape[2]] for ring, end_row in rings]
+        seen = [
+            ring[:, :, torch.arange(first_row, end_row, device=h.device) % ring.shape[2]] for ring, end_row in rings
+        ]
         keys, values = torch.cat(seen, dim=2)
         q = split_heads(self.query(h)[:, None], self.heads)
-        q = rope(q, rope_table(torch.tensor([frame]), q.shape[-1]))
+        q = rope(q, rope_table(torch.tensor([frame], device=h.device), q.shape[-1]))
         scores = q @ split_heads(keys, self.heads).transpose(-1, -2)
         weights = (scores * q.shape[-1] ** -0.5).softmax(dim=-1)
         return self.output(join_heads(weights @ split_heads(values, self.heads))[:, 0])
@@ -276,8 +278,8 @@ class Generator(nn.Module):
         batch, frames, _ = signs.shape
         tokens = self.token(signs[:, :-1])
         x = torch.cat((self.start.to(tokens.dtype).expand(batch, 1, -1), tokens), dim=1)
-        table = rope_table(torch.arange(frames), self.config.width // self.config.heads)
-        self_mask = _window_mask(frames, frames, self.config.window_frames, None, x.dtype)[0, 0]
+        table = self._rope_table(frames, x.device)
+        self_mask = _window_mask(frames, frames, self.config.window_frames, x.new_zeros(1), x.dtype)[0, 0]
         self_mask = functional.pad(self_mask, (style.shape[1], 0))
         heard = []
         if audio is not None:
@@ -290,7 +292,7 @@ class Generator(nn.Module):
                     context = audio[track]
                     rows = context.features.shape[1]
                     features.append(self._of_track(track, context.features))
-                    key_tables.append(rope_table(torch.arange(rows), self.config.width // self.config.heads))
+                    key_tables.append(self._rope_table(rows, x.device))
                     masks.append(
                         _window_mask(frames, rows, self.config.audio_window_frames, context.look_ahead, x.dtype)
                     )
@@ -303,6 +305,9 @@ class Generator(nn.Module):
             x = x + block.feed_forward(block.feed_forward_norm(x))
         return self.norm(x)
 
+    def _rope_table(self, positions: int, device: torch.device) -> Tensor:
+        return rope_table(torch.arange(positions, device=device), self.config.width // self.config.heads)
+
     def logits(self, h: Tensor, signs: Tensor) -> Tensor:
         """The depth head under teacher forcing: h (…, W), signs (…, L*d) of the same frames -> (…, L, d)."""
         levels = [head(h, signs[..., : level * self.level_bits]) for level, head in enumerate(self.head)]
@@ -313,13 +318,13 @@ class Generator(nn.Module):
         batch, depth, width = style.shape[0], self.config.depth, self.config.width
         return GeneratorState(
             style=torch.stack([b.self_attention.prefix_keys_values(b.self_norm(style)) for b in self.blocks]),
-            self_ring=torch.zeros(depth, 2, 2 * batch, self.config.window_frames, width),
+            self_ring=style.new_zeros(depth, 2, 2 * batch, self.config.window_frames, width),
             audio_rings={
-                track: torch.zeros(depth, 2, batch, self.config.audio_window_frames + most, width)
+                track: style.new_zeros(depth, 2, batch, self.config.audio_window_frames + most, width)
                 for track, most in self.look_ahead_max.items()
             },
             rows={"self": 0, "other": 0},
-            signs=torch.zeros(batch, self.levels * self.level_bits),
+            signs=style.new_zeros(batch, self.levels * self.level_bits),
             frame=0,
         )
 
@@ -389,12 +394,12 @@ def _rope_row(x: Tensor, heads: int, table: Tensor) -> Tensor:
     return join_heads(rope(split_heads(x[:, None], heads), table))[:, 0]
 
 
-def _window_mask(frames: int, rows: int, window: int, look_ahead: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """0 where frame t may see row j in (t - window, t + look-ahead], else hugely negative; (B or 1, 1, T, J)."""
-    offset = torch.arange(rows)[None, :] - torch.arange(frames)[:, None]
-    ahead = torch.zeros(1, dtype=torch.int64) if look_ahead is None else look_ahead
-    seen = (offset > -window)[None] & (offset[None] <= ahead[:, None, None])
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, MASKED)[:, None]
+def _window_mask(frames: int, rows: int, window: int, look_ahead: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where frame t may see row j in (t - window, t + look-ahead (B,)], else hugely negative; (B, 1, T, J)."""
+    row, frame = (torch.arange(n, device=look_ahead.device) for n in (rows, frames))
+    offset = row[None, :] - frame[:, None]
+    seen = (offset > -window)[None] & (offset[None] <= look_ahead[:, None, None])
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, MASKED)[:, None]
 
 
 def _look_near(cross: CrossAttention, offsets: tuple[int, ...], sharpness: float = 4.0) -> None:

@@ -222,8 +222,12 @@ class StreamModel(nn.Module):
             for track, ahead in zip(audio, (look_ahead_self, look_ahead_other), strict=True)
         ]
         clip = None if style is None else torch.as_tensor(np.asarray(style, dtype=np.float32))
-        out = self.generate_batch(rows[0][None], rows[1][None], sampling, [seed], clip)
-        result = {name: value[0].numpy() for name, value in out.items()}
+        device = self.codec.motion_mean.device
+        on_device = [track[None].to(device) for track in rows]
+        out = self.generate_batch(
+            on_device[0], on_device[1], sampling, [seed], None if clip is None else clip.to(device)
+        )
+        result = {name: value[0].cpu().numpy() for name, value in out.items()}
         return result | {"self_rows": rows[0].numpy(), "other_rows": rows[1].numpy()}
 
 

@@ -104,10 +104,11 @@ class DialogueStage:
         return encoded
 
     def _contexts(self, features: Tensor, look_ahead: tuple[Tensor, Tensor]) -> dict[str, AudioContext]:
+        """look_ahead: (B,) frames for each track, on the CPU, where asking for the largest waits for nothing."""
         frames = self.clips.sampler.clip_frames
         halves = features.chunk(2)
         return {
-            track: AudioContext(half[:, : frames + int(ahead.max())], ahead)
+            track: AudioContext(half[:, : frames + int(ahead.max())], ahead.to(half.device))
             for track, half, ahead in zip(TRACKS, halves, look_ahead, strict=True)
         }
 
@@ -117,7 +118,7 @@ class DialogueStage:
         own[rng.random(clips) < self.config.look_ahead_self_one] = min(1, self.most[0])
         other = rng.integers(min(1, self.most[1]), self.most[1] + 1, clips)
         other[rng.random(clips) < self.config.look_ahead_other_zero] = 0
-        return torch.from_numpy(draw.mine(own)).to(draw.device), torch.from_numpy(draw.mine(other)).to(draw.device)
+        return torch.from_numpy(draw.mine(own)), torch.from_numpy(draw.mine(other))
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
         config, model = self.config, self.model
@@ -146,7 +147,7 @@ class DialogueStage:
         model, clips = self.model, len(self.val_begins)
         features = self._features(self.val, self.val_begins)
         ahead = (min(1, self.most[0]), 0)
-        look_ahead = tuple(torch.full((clips,), frames, device=features.device) for frames in ahead)
+        look_ahead = (torch.full((clips,), ahead[0]), torch.full((clips,), ahead[1]))
         tokens = self.val.tokens(self.val_begins, None)
         latents, kept = self.val.draw_style(
             np.random.default_rng(self.seed), self.val_chosen, self.val_begins, self.config.history
