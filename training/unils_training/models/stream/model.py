@@ -113,7 +113,7 @@ class StreamModel(nn.Module):
                 f"style must be {STYLE_MIN_FRAMES}..{STYLE_MAX_FRAMES} frames of {len(self.channels)} channels, "
                 f"not {tuple(style.shape[1:])}"
             )
-        z = self.codec.encode(style.float())
+        z = self.codec.encode(style.to(self.codec.motion_mean))
         return self.generator.style_tokens(self.codec.latent(self.codec.quantise(z)))
 
     @torch.no_grad()
@@ -223,10 +223,8 @@ class StreamModel(nn.Module):
         ]
         clip = None if style is None else torch.as_tensor(np.asarray(style, dtype=np.float32))
         device = self.codec.motion_mean.device
-        on_device = [track[None].to(device) for track in rows]
-        out = self.generate_batch(
-            on_device[0], on_device[1], sampling, [seed], None if clip is None else clip.to(device)
-        )
+        own, other = (track[None].to(device) for track in rows)
+        out = self.generate_batch(own, other, sampling, [seed], clip)
         result = {name: value[0].cpu().numpy() for name, value in out.items()}
         return result | {"self_rows": rows[0].numpy(), "other_rows": rows[1].numpy()}
 
