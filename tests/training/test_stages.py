@@ -221,3 +221,20 @@ def test_a_resolved_configuration_reads_back_as_itself() -> None:
 def test_a_wrong_configuration_ends_the_command_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["codec", "--config", "tiny", "--set", "sead=1"]) == 2
     assert "sead" in capsys.readouterr().err
+
+
+def test_with_rank_0_the_prior_itself_goes_on_learning(trained: Config, tmp_path: Path) -> None:
+    values = [*overrides(Path(trained.corpus.path), tmp_path, 2), f"codec_from='{trained.run}'"]
+    values += [f"prior_from='{trained.run}'", "dialogue.lora.rank=0", "dialogue.level_weights=[2.0, 1.0]"]
+    dialogue.train(load_config("tiny", values))
+    before = load_result(Path(trained.run) / "prior" / "best.pt")["result"]
+    after = load_result(tmp_path / "dialogue" / "best.pt")["result"]
+    for name in ("style.up.weight", "norm.weight", "blocks.0.self_attention.qkv.weight"):
+        assert not torch.equal(before[name], after[f"generator.{name}"]), name
+
+
+def test_weights_of_levels_must_fit_the_levels(trained: Config, tmp_path: Path) -> None:
+    values = [*overrides(Path(trained.corpus.path), tmp_path, 2), f"codec_from='{trained.run}'"]
+    values += [f"prior_from='{trained.run}'", "dialogue.level_weights=[1.0, 2.0, 3.0]"]
+    with pytest.raises(ConfigError, match="3 values for 2 levels"):
+        dialogue.train(load_config("tiny", values))

@@ -312,11 +312,13 @@ class PriorStageConfig:
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
     rank: int = 32
+    """0: no adapters; the prior itself goes on learning."""
     alpha: float = 32.0
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _require_positive(self, "rank", "alpha")
+        _require(self.rank >= 0, "rank", "at least 0", self.rank)
+        _require_positive(self, "alpha")
         _require(0.0 <= self.dropout < 1.0, "dropout", "from 0 to below 1", self.dropout)
 
 
@@ -331,6 +333,9 @@ class DialogueStageConfig:
     """False: the other person is never heard (a stream model's attention to that track is zero), for comparison."""
     from_bundle: str = ""
     """Folder of a bundle to go on from (fine-tuning), in place of the run's codec and prior."""
+    level_weights: tuple[float, ...] = ()
+    """Weights of the levels' losses, of which only the ratios count; empty is all alike. Fine levels are mostly noise,
+    and coarse ones carry the jaw."""
     audio_drop: float = 0.1
     look_ahead_self_one: float = 0.5
     look_ahead_other_zero: float = 0.7
@@ -340,6 +345,7 @@ class DialogueStageConfig:
 
     def __post_init__(self) -> None:
         _require_share(self, "audio_drop", "look_ahead_self_one", "look_ahead_other_zero")
+        _require(all(w > 0.0 for w in self.level_weights), "level_weights", "positive numbers", self.level_weights)
         if self.from_bundle and not self.stage_1:
             raise ConfigError("stage_1 = false and from_bundle exclude each other: a bundle brings its prior with it")
 

@@ -43,7 +43,12 @@ class ByteDropout(nn.Module):
 
 
 def add_lora(generator: nn.Module, config: LoraConfig) -> None:
-    """Freezes the generator and puts adapters on its self-attention, feed-forward, token embedding and head."""
+    """Freezes the generator and puts adapters on its self-attention, feed-forward, token embedding and head.
+
+    With rank 0 there are no adapters, and the generator is trained itself.
+    """
+    if config.rank == 0:
+        return
     generator.requires_grad_(False)
     peft_config = PeftLoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=TARGETS)
     inject_adapter_in_model(peft_config, generator)

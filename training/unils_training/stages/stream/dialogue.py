@@ -81,6 +81,12 @@ class DialogueStage:
             _never_hear_other(model)
         lips = group_channels(model.channels).get("lips", list(range(len(model.channels))))
         self.probe = LipProbe(config.model.audio_encoder.width, lips)
+        weights = torch.tensor(config.dialogue.level_weights or (1.0,) * config.model.codec.levels)
+        if len(weights) != config.model.codec.levels:
+            raise ConfigError(
+                f"dialogue.level_weights has {len(weights)} values for {config.model.codec.levels} levels"
+            )
+        self.level_weights = (weights / weights.mean()).to(distributed.device(config.device))
         self.compilable = (model.generator, model.audio_encoder)
         self.module = nn.ModuleDict({"model": model, "probe": self.probe})
         self.most = (config.model.look_ahead_max.self, config.model.look_ahead_max.other)
@@ -140,7 +146,7 @@ class DialogueStage:
         levels = bit_loss(model.generator.logits(h, tokens.signs), tokens.targets)
         weight = config.probe + (config.probe_final - config.probe) * draw.progress
         figures = {f"level_{i}": value.detach() for i, value in enumerate(levels)} | {"probe": probe.detach()}
-        return levels.mean() + weight * probe, figures
+        return (levels * self.level_weights).mean() + weight * probe, figures
 
     def validate(self) -> dict[str, float]:
         """Teacher-forced bits at the default look-ahead, and how jaw and liveliness come out of free running."""
