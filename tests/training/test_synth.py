@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from unils_training.data import synth
+from unils_training.data.dataset import open_dataset
 from unils_training.data.espeak import library_path
 from unils_training.data.folder import Clip, list_ids, open_corpus, read_clip
+from unils_training.data.motioncode import expression_basis, from_motioncode, to_motioncode
 from unils_training.data.people import VOICES
 from unils_training.data.sentences import HELD_OUT_LANGUAGES
 from unils_training.data.statistics import measure, table
+from unils_training.data.unils_talk import COLUMNS
 from unils_training.rigs import ARKIT_CHANNELS
 
 pytestmark = pytest.mark.skipif(library_path() is None, reason="libespeak-ng is not installed")
@@ -181,3 +184,84 @@ def test_the_table_of_statistics_is_markdown(corpus: Path) -> None:
     lines = table(measure(corpus, "train", limit=2)).splitlines()
     assert len(lines) > 15
     assert all(line.count("|") == 4 for line in lines)
+
+
+MOTION_ONLY_HOURS = 0.02
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same conversations in the form of UniLS-Talk, with faces without sound."""
+    out = tmp_path_factory.mktemp("synth") / "talk"
+    return synth.generate(out, SEED, HOURS, motion_only_hours=MOTION_ONLY_HOURS, form="unils-talk")
+
+
+def test_unils_talk_holds_what_the_folder_form_does(corpus: Path, talk: Path) -> None:
+    assert sorted(path.name for path in talk.iterdir()) == ["motion_only.json", "paired.json", "talk.lmdb"]
+    folders, database = open_dataset(corpus), open_dataset(talk)
+    assert dict(database.splits) == dict(folders.splits)
+    for ids in folders.splits.values():
+        for name in ids:
+            one, two = folders.read(name), database.read(name)
+            assert len(two.motion) == database.frames(name) == folders.frames(name)
+            np.testing.assert_allclose(from_motioncode(two.motion), one.motion, atol=1e-3)
+            np.testing.assert_allclose(from_motioncode(two.motion)[:, :52], one.motion[:, :52], atol=2e-6)
+            np.testing.assert_array_equal(two.self_audio, one.self_audio)
+            partner = folders.partner(name)
+            assert partner is not None
+            np.testing.assert_array_equal(two.other_audio, folders.read(partner).self_audio)
+            for field in (
+                *("speech_mask", "other_speech_mask", "event_kind", "event_start", "event_end"),
+                *("phone", "phone_start", "phone_end", "person", "voice", "language"),
+            ):
+                np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
+
+
+def test_motion_without_sound_is_of_other_persons_and_changes_nothing_else(
+    corpus: Path, talk: Path, tmp_path: Path
+) -> None:
+    more = synth.generate(tmp_path / "corpus", SEED, HOURS, motion_only_hours=MOTION_ONLY_HOURS)
+    dataset, plain = open_dataset(more), contents(corpus)
+    ids = dataset.motion_only["train"]
+    assert {name: data for name, data in contents(more).items() if name.split("/")[0] not in ids} == plain
+    persons = {dataset.read_motion(name).person for name in ids}
+    assert not persons & {dataset.read(name).person for names in dataset.splits.values() for name in names}
+    assert sum(dataset.motion_frames(name) for name in ids) / 25 >= MOTION_ONLY_HOURS * 3600
+    assert not any((more / name / "self.wav").exists() for name in ids)
+    database = open_dataset(talk)
+    assert database.motion_only["train"] == ids
+    for name in ids:
+        one, two = dataset.read_motion(name), database.read_motion(name)
+        np.testing.assert_allclose(from_motioncode(two.motion), one.motion, atol=1e-3)
+        assert one.person == two.person
+
+
+def test_the_two_forms_differ_in_no_more_than_a_map_that_is_one_to_one(clips: list[Clip]) -> None:
+    basis = expression_basis()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(43), atol=1e-12)
+    motion = np.concatenate([clip.motion for clip in clips])
+    code = to_motioncode(motion)
+    assert code.shape == (len(motion), 112)
+    np.testing.assert_allclose(from_motioncode(code), motion, atol=2e-6)
+    np.testing.assert_allclose(from_motioncode(code[:, list(COLUMNS)]), motion, atol=2e-6)
+    assert not code[:, [104, 105, 108, 111]].any()
+    jaw = code[:, 103]
+    assert jaw.mean() == pytest.approx(0.075, abs=0.02)
+    assert jaw.std() == pytest.approx(0.058, abs=0.02)
+    # A head that turns to its own left has a positive angle about y, and one that looks up a negative one about x.
+    turned = np.zeros((2, 55), np.float32)
+    turned[0, ARKIT_CHANNELS.index("headYaw")] = turned[1, ARKIT_CHANNELS.index("headPitch")] = 0.2
+    np.testing.assert_allclose(to_motioncode(turned)[:, 100:103], [[0, 0.2, 0], [-0.2, 0, 0]], atol=1e-7)
+
+
+def test_an_interrupted_unils_talk_can_be_continued(talk: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "talk"
+    synth.generate(begun / ".folder-form", SEED, HOURS, motion_only_hours=MOTION_ONLY_HOURS)
+    with pytest.raises(FileExistsError, match="--resume"):
+        synth.generate(begun, SEED, HOURS, motion_only_hours=MOTION_ONLY_HOURS, form="unils-talk")
+    synth.generate(begun, SEED, HOURS, resume=True, motion_only_hours=MOTION_ONLY_HOURS, form="unils-talk")
+    one, two = open_dataset(begun), open_dataset(talk)
+    assert one.splits == two.splits
+    np.testing.assert_array_equal(one.read("c000000b").motion, two.read("c000000b").motion)
+    with pytest.raises(FileExistsError, match="not empty"):
+        synth.generate(begun, SEED, HOURS, resume=True, form="unils-talk")

@@ -5,18 +5,16 @@ Shapes: N frames of all clips of a split one after another, D channels, d bits o
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +23,7 @@ from tqdm import tqdm
 
 from unils_training.data.dataset import Dataset, open_dataset
 from unils_training.data.records import HOP_SAMPLES, Clip, CorpusError, MotionClip
+from unils_training.data.workers import in_processes
 from unils_training.metrics.side import frame_level, voice_mask
 from unils_training.models.stream.log_mel import ROW_VALUES, log_mel_rows
 
@@ -294,7 +293,7 @@ class _Part:
         sound = self.names != _MOTION
         worker = _Worker(self.dataset, self.folder, tuple(names), sound)
         yield from tqdm(
-            _in_processes(worker, jobs, workers), total=len(jobs), desc=f"features {self.folder.name}", unit="clip"
+            in_processes(worker, jobs, workers), total=len(jobs), desc=f"features {self.folder.name}", unit="clip"
         )
 
 
@@ -366,32 +365,6 @@ def _keep(path: Path, offsets: npt.NDArray[np.int64], kept: Sequence[bool], rows
             at += len(piece)
     new.flush()
     partial.replace(path)
-
-
-_Job = TypeVar("_Job")
-_Result = TypeVar("_Result")
-_SHARED: list[Callable[[Any], Any]] = []
-
-
-def _share(worker: Callable[[Any], Any]) -> None:
-    torch.set_num_threads(1)
-    _SHARED[:] = [worker]
-
-
-def _call_shared(job: Any) -> Any:
-    return _SHARED[0](job)
-
-
-def _in_processes(worker: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int) -> Iterator[_Result]:
-    """`worker` of every job, in order; in this process where there is little to do."""
-    if workers == 1 or len(jobs) < 2 * workers:
-        yield from map(worker, jobs)
-        return
-    # The worker is sent once to each process, not with each job: it holds the table of contents of the dataset.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_share, initargs=(worker,)) as pool:
-        chunk = max(1, min(16, len(jobs) // (4 * workers)))
-        yield from pool.map(_call_shared, jobs, chunksize=chunk)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from unils_training.data.records import (
     CorpusError,
     MotionClip,
     check_finite,
+    read_labels,
     read_mask,
     read_npz,
     read_text,
@@ -157,7 +158,8 @@ def _wav_samples(path: Path) -> int:
         return file.getnframes()
 
 
-def _read_wav(path: Path) -> NDArray[np.int16]:
+def read_wav(path: Path) -> NDArray[np.int16]:
+    """The samples (n,) of a 16 kHz mono int16 wav file. Raises CorpusError."""
     with _open_wav(path) as file:
         expected = file.getnframes()
         if 2 * expected > path.stat().st_size:
@@ -166,18 +168,6 @@ def _read_wav(path: Path) -> NDArray[np.int16]:
     if len(data) != 2 * expected:
         raise CorpusError(f"{path} is truncated: {len(data) // 2} of {expected} samples")
     return np.frombuffer(data, dtype="<i2").astype(np.int16)
-
-
-def _column(arrays: dict[str, Any], name: str, dtype: type, file: Path, length: int | None) -> NDArray[Any]:
-    value = arrays.get(name)
-    if value is None and not length:
-        return np.empty(0, dtype=dtype)
-    if value is None:
-        raise CorpusError(f"{file} has no array named {name}")
-    if value.ndim != 1 or (length is not None and len(value) != length):
-        raise CorpusError(f"{file}: {name} has shape {value.shape}, expected ({'N' if length is None else length},)")
-    column: NDArray[Any] = value.astype(dtype)
-    return column
 
 
 def _motion(arrays: dict[str, NDArray[Any]], file: Path) -> NDArray[np.float32]:
@@ -202,7 +192,7 @@ def _channels(arrays: dict[str, NDArray[Any]], file: Path, default: tuple[str, .
 def read_clip(path: Path, name: str) -> Clip:
     """Read the clip `name` of the corpus at `path`. Raises CorpusError where a file is missing or not as documented."""
     folder = path / name
-    own, other = _read_wav(folder / "self.wav"), _read_wav(folder / "other.wav")
+    own, other = read_wav(folder / "self.wav"), read_wav(folder / "other.wav")
     file = folder / "motion.npz"
     arrays = read_npz(file, str(file))
     motion = _motion(arrays, file)
@@ -215,16 +205,12 @@ def read_clip(path: Path, name: str) -> Clip:
             f"{file}: {len(motion)} frames of motion for {len(own)} samples; there must be {len(own) // HOP_SAMPLES}"
         )
     channels = _channels(arrays, file, () if "channels" in arrays else open_corpus(path).channels)
-    mask = read_mask(arrays, len(motion), str(file))
-    kinds = _column(arrays, "event_kind", np.str_, file, None)
-    phones = _column(arrays, "phone", np.str_, file, None)
-    starts, ends = (_column(arrays, f"event_{edge}", np.int64, file, len(kinds)) for edge in ("start", "end"))
-    if np.any(ends < starts):
-        raise CorpusError(f"{file}: an event ends before it starts")
-    phone_start, phone_end = (
-        _column(arrays, f"phone_{edge}", np.float64, file, len(phones)) for edge in ("start", "end")
-    )
     return Clip(
-        name, own, other, motion, channels, mask, kinds, starts, ends, phones, phone_start, phone_end,
-        read_text(arrays, "person"), read_text(arrays, "voice"), read_text(arrays, "language"),
-    )  # fmt: skip
+        id=name,
+        self_audio=own,
+        other_audio=other,
+        motion=motion,
+        channels=channels,
+        speech_mask=read_mask(arrays, len(motion), str(file)),
+        **read_labels(arrays, str(file)),
+    )

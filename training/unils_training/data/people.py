@@ -9,6 +9,9 @@ import numpy as np
 from .sentences import HELD_OUT_LANGUAGES
 
 SPLITS = ("train", "val", "test")
+MOTION_ONLY = "motion"
+"""The pool of persons whose faces are kept without their voices; they sound like persons to train on."""
+_POOLS = (*SPLITS, MOTION_ONLY)
 
 # Variants of espeak-ng that sound like people (robots, whispers and special effects are left out).
 VOICES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -142,9 +145,14 @@ class Person:
     responsiveness: float
 
 
+def pool_number(pool: str) -> int:
+    """What random numbers of a split, or of `MOTION_ONLY`, are seeded with."""
+    return _POOLS.index(pool)
+
+
 def make_person(seed: int, split: str, index: int) -> Person:
-    """Person `index` of `split`; the same for the same arguments on every machine."""
-    rng = np.random.default_rng([seed, 1, SPLITS.index(split), index])
+    """Person `index` of `split`, or of `MOTION_ONLY`; the same for the same arguments on every machine."""
+    rng = np.random.default_rng([seed, 1, pool_number(split), index])
     if split == "test" and rng.random() < HELD_OUT_SHARE_OF_TEST:
         language = str(rng.choice(list(HELD_OUT_LANGUAGES)))
     else:
@@ -152,7 +160,7 @@ def make_person(seed: int, split: str, index: int) -> Person:
         language = str(rng.choice(list(LANGUAGE_WEIGHTS), p=weights / weights.sum()))
     accent = str(rng.choice(list(ACCENTS[language])))
     gender = "female" if rng.random() < 0.5 else "male"
-    variant = str(rng.choice(list(VOICES[split][gender])))
+    variant = str(rng.choice(list(VOICES["train" if split == MOTION_ONLY else split][gender])))
 
     def around(centre: float, spread: float) -> float:
         """Log-normal around `centre`, never beyond two spreads."""

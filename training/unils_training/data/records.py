@@ -127,6 +127,32 @@ def read_mask(arrays: dict[str, NDArray[Any]], frames: int, label: str) -> NDArr
     return np.asarray(mask > 0.5 if mask.dtype.kind == "f" else mask != 0)
 
 
+def read_labels(arrays: dict[str, NDArray[Any]], label: str) -> dict[str, Any]:
+    """The labels of a clip, all of them optional, by the names of `Clip`'s fields. Raises CorpusError."""
+    kinds = _column(arrays, "event_kind", np.str_, label, None)
+    phones = _column(arrays, "phone", np.str_, label, None)
+    labels = {
+        "event_kind": kinds,
+        **{name: _column(arrays, name, np.int64, label, len(kinds)) for name in ("event_start", "event_end")},
+        "phone": phones,
+        **{name: _column(arrays, name, np.float64, label, len(phones)) for name in ("phone_start", "phone_end")},
+    }
+    if np.any(labels["event_end"] < labels["event_start"]):
+        raise CorpusError(f"{label}: an event ends before it starts")
+    return {**labels, **{name: read_text(arrays, name) for name in ("person", "voice", "language")}}
+
+
+def _column(arrays: dict[str, NDArray[Any]], name: str, dtype: type, label: str, length: int | None) -> NDArray[Any]:
+    value = arrays.get(name)
+    if value is None and not length:
+        return np.empty(0, dtype=dtype)
+    if value is None:
+        raise CorpusError(f"{label} has no array named {name}")
+    if value.ndim != 1 or (length is not None and len(value) != length):
+        raise CorpusError(f"{label}: {name} has shape {value.shape}, expected ({'N' if length is None else length},)")
+    return np.asarray(value.astype(dtype))
+
+
 def read_text(arrays: dict[str, NDArray[Any]], name: str, default: str = "") -> str:
     """A single string of the archive."""
     value = arrays.get(name)

@@ -26,12 +26,15 @@ from .acoustics import hear_other, hear_self
 from .dialogue import converse, track
 from .espeak import SAMPLE_RATE, Espeak, library_path
 from .face import FRAME_RATE, perform
-from .people import SPLITS, make_person
+from .people import MOTION_ONLY, SPLITS, make_person, pool_number
 from .prosody import analyse
+from .unils_talk_writer import write_unils_talk
 
 FORMAT_VERSION = 1
 SHORTEST_SECONDS, LONGEST_SECONDS = 60, 120
-_PREFIX = {"train": "c", "val": "v", "test": "t"}
+FORMATS = ("folder", "unils-talk")
+_PREFIX = {"train": "c", "val": "v", "test": "t", MOTION_ONLY: "m"}
+_PARTS = ".folder-form"
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,23 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The id of the conversation; its two faces are `<name>a` and `<name>b`."""
+        """The id of the conversation."""
         return f"{_PREFIX[self.split]}{self.index:06d}"
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The ids of its two faces."""
+        return f"{self.name}a", f"{self.name}b"
 
 
 def plan(out: Path, seed: int, hours: dict[str, float]) -> list[Task]:
-    """The conversations that make up `hours` of each split."""
+    """The conversations that make up `hours` of each split, and of `MOTION_ONLY` where it is among them."""
     tasks = []
-    for number, split in enumerate(SPLITS):
-        rng = np.random.default_rng([seed, 0, number])
+    for split, wanted in hours.items():
+        rng = np.random.default_rng([seed, 0, pool_number(split)])
         lengths: list[int] = []
-        while sum(lengths) < hours[split] * 3600:
+        # Hours without sound are hours of faces, of which a conversation has two.
+        while sum(lengths) * (2 if split == MOTION_ONLY else 1) < wanted * 3600:
             lengths.append(int(rng.integers(SHORTEST_SECONDS, LONGEST_SECONDS + 1)))
         people = max(4, len(lengths) // 2)
         tasks += [Task(out, seed, split, index, seconds, people) for index, seconds in enumerate(lengths)]
@@ -74,23 +83,24 @@ def _write_wav(path: Path, audio: NDArray[np.float32]) -> None:
 
 def make_conversation(task: Task) -> str:
     """Make and write one conversation; call it in a fresh process (see `espeak`). Returns its name."""
-    rng = np.random.default_rng([task.seed, 2, SPLITS.index(task.split), task.index])
+    rng = np.random.default_rng([task.seed, 2, pool_number(task.split), task.index])
     first, second = rng.choice(task.people, 2, replace=False)
     people = (make_person(task.seed, task.split, int(first)), make_person(task.seed, task.split, int(second)))
     manner, utterances = converse(rng, Espeak(), people, float(task.seconds))
     samples = task.seconds * SAMPLE_RATE
     voices = [track(utterances, speaker, samples) for speaker in (0, 1)]
     prosody = [analyse(voice) for voice in voices]
-    for me, letter in enumerate("ab"):
+    for me, side in enumerate(task.sides):
         own = [utterance for utterance in utterances if utterance.speaker == me]
         other = [utterance for utterance in utterances if utterance.speaker != me]
         result = perform(rng, people[me], own, other, prosody[me], prosody[1 - me], task.seconds * FRAME_RATE)
-        folder = task.out / f"{task.name}{letter}"
-        partial = task.out / f".{task.name}{letter}.partial"
+        folder = task.out / side
+        partial = task.out / f".{side}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_wav(partial / "self.wav", hear_self(rng, voices[me]))
-        _write_wav(partial / "other.wav", hear_other(rng, voices[1 - me], voices[me]))
+        if task.split != MOTION_ONLY:
+            _write_wav(partial / "self.wav", hear_self(rng, voices[me]))
+            _write_wav(partial / "other.wav", hear_other(rng, voices[1 - me], voices[me]))
         phones = [
             (phone, utterance.start + begin, utterance.start + end)
             for utterance in own
@@ -122,15 +132,36 @@ def make_conversation(task: Task) -> str:
 
 
 def _is_complete(task: Task) -> bool:
-    return all((task.out / f"{task.name}{letter}" / "motion.npz").is_file() for letter in "ab")
+    return all((task.out / side / "motion.npz").is_file() for side in task.sides)
 
 
-def generate(out: Path, seed: int, hours: dict[str, float], workers: int = 2, resume: bool = False) -> Path:
+def generate(
+    out: Path,
+    seed: int,
+    hours: dict[str, float],
+    workers: int = 2,
+    resume: bool = False,
+    motion_only_hours: float = 0.0,
+    form: str = "folder",
+) -> Path:
     """Make the corpus at `out` and return it; `hours` of conversation per split (each is seen from both sides).
 
-    With `resume`, conversations already complete are kept. Raises FileExistsError where `out` holds something and
-    `resume` is not set, ValueError where it holds a corpus of other settings.
+    `motion_only_hours` of faces come without sound, from persons of their own; they change nothing in the rest. `form`
+    is one of `FORMATS`. With `resume`, conversations already complete are kept.
+
+    Raises FileExistsError where `out` holds something and `resume` is not set, ValueError where it holds a corpus of
+    other settings.
     """
+    if form == "unils-talk":
+        if out.exists() and any(out.iterdir()) and not (resume and (out / _PARTS).is_dir()):
+            raise FileExistsError(f"{out} is not empty: choose another folder, or continue it with --resume")
+        generate(out / _PARTS, seed, hours, workers, resume, motion_only_hours)
+        write_unils_talk(out / _PARTS, out)
+        shutil.rmtree(out / _PARTS)
+        return out
+    hours = {split: hours[split] for split in SPLITS}
+    if motion_only_hours > 0:
+        hours[MOTION_ONLY] = motion_only_hours
     settings = {"seed": seed, "hours": hours}
     marker = out / "settings.json"
     if out.exists() and any(out.iterdir()):
@@ -166,11 +197,11 @@ def generate(out: Path, seed: int, hours: dict[str, float], workers: int = 2, re
         "frame_rate": FRAME_RATE,
         "sample_rate": SAMPLE_RATE,
         "hours": hours,
-        "splits": {
-            split: [f"{task.name}{letter}" for task in tasks if task.split == split for letter in "ab"]
-            for split in SPLITS
-        },
+        "splits": {split: [name for task in tasks if task.split == split for name in task.sides] for split in SPLITS},
     }
+    if MOTION_ONLY in hours:
+        faces = [name for task in tasks if task.split == MOTION_ONLY for name in task.sides]
+        document["motion_only"] = {"train": faces}
     (out / "corpus.json").write_text(json.dumps(document, indent=1) + "\n")
     return out
 
@@ -186,6 +217,18 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--val-hours", type=float, default=0.5, help="hours to validate on (default 0.5)")
     parser.add_argument("--test-hours", type=float, default=0.75, help="hours to test on (default 0.75)")
+    parser.add_argument(
+        "--motion-only-hours",
+        type=float,
+        default=0.0,
+        help="hours of faces without sound, of other persons, for the codec and the prior (default 0)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="folder",
+        help="folders of wav and npz, or the LMDB and JSON files of UniLS-Talk (default folder)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same corpus (default 0)")
     parser.add_argument("--workers", type=int, default=2, help="processes; they do not change the result (default 2)")
     parser.add_argument("--resume", action="store_true", help="continue a corpus that was interrupted")
@@ -199,7 +242,15 @@ def main(argv: list[str]) -> int:
         return 1
     hours = {"train": arguments.hours, "val": arguments.val_hours, "test": arguments.test_hours}
     try:
-        generate(arguments.out, arguments.seed, hours, arguments.workers, arguments.resume)
+        generate(
+            arguments.out,
+            arguments.seed,
+            hours,
+            arguments.workers,
+            arguments.resume,
+            arguments.motion_only_hours,
+            arguments.format,
+        )
     except (FileExistsError, ValueError) as error:
         print(f"unils-train synth: {error}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ from unils_training.data.records import (
     CorpusError,
     MotionClip,
     check_finite,
+    read_labels,
     read_mask,
     read_npz,
     read_text,
@@ -101,7 +102,6 @@ class UnilsTalk:
             _check_lengths(arrays, label)
         audio = [_audio(arrays, side.frames, label) for arrays, label in zip((own, other), labels, strict=True)]
         masks = [_mask(arrays, side.frames, label) for arrays, label in zip((own, other), labels, strict=True)]
-        none = np.empty(0, np.int64)
         return Clip(
             id=name,
             self_audio=audio[0],
@@ -109,16 +109,8 @@ class UnilsTalk:
             motion=motion,
             channels=self.channels,
             speech_mask=masks[0],
-            event_kind=np.empty(0, np.str_),
-            event_start=none,
-            event_end=none,
-            phone=np.empty(0, np.str_),
-            phone_start=np.empty(0, np.float64),
-            phone_end=np.empty(0, np.float64),
-            person=read_text(own, "person") or side.own,
-            voice=read_text(own, "voice"),
-            language=read_text(own, "language"),
             other_speech_mask=masks[1],
+            **{**(found := read_labels(own, labels[0])), "person": found["person"] or side.own},
         )
 
     def read_motion(self, name: str) -> MotionClip:
@@ -248,7 +240,8 @@ def find_databases(path: Path) -> list[Path]:
     return sorted(
         entry
         for entry in path.iterdir()
-        if (entry / "data.mdb").is_file() or (entry.is_file() and entry.suffix in (".lmdb", ".mdb"))
+        if entry.suffix != ".partial"
+        and ((entry / "data.mdb").is_file() or (entry.is_file() and entry.suffix in (".lmdb", ".mdb")))
     )
 
 
