@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,13 @@ import torch
 from flame_files import flame_arrays, write_flame, write_masks
 from scipy.spatial.transform import Rotation
 
-from unils_training.flame import FlameFileError, FlameModel, load_flame, load_masks
+from unils_training.cli import main
+from unils_training.config import Config, ConfigError, load_config
+from unils_training.flame import FlameFileError, FlameModel, load_flame, load_masks, vertex_errors
 from unils_training.flame.model import rotation_matrices
+from unils_training.rigs import FLAME_CHANNELS
+from unils_training.stages.stream.codec import CodecStage
+from unils_training.stages.trainer import Draw
 
 
 def model(tmp_path: Path, **changes: np.ndarray) -> FlameModel:
@@ -149,3 +156,98 @@ def test_motion_of_another_rig_is_refused(tmp_path: Path) -> None:
         model(tmp_path).vertices(torch.zeros(1, 2, 55))
     with pytest.raises(FlameFileError):
         FlameModel.load(tmp_path / "flame.pkl", tmp_path / "no_masks.pkl")
+
+
+# Losses
+
+
+def test_vertex_errors_by_hand_are_in_centimetres(tmp_path: Path) -> None:
+    arrays = flame_arrays()
+    directions = np.zeros_like(arrays["shapedirs"])
+    directions[40, 1, 4] = 0.002  # a vertex of the lips rises by 2 mm
+    directions[70, 0, 5] = -0.004  # another one goes right by 4 mm
+    write_flame(tmp_path / "flame.pkl", {**arrays, "shapedirs": directions, "weights": np.eye(5)[np.zeros(124, int)]})
+    face = FlameModel.load(tmp_path / "flame.pkl", write_masks(tmp_path / "masks.pkl"))
+    expression = torch.zeros(100)
+    expression[:2] = 1.0
+    every, lips = vertex_errors(face, motion(expression=expression, head=[0.3, 0.1, 0.0]), motion())
+    assert float(every) == pytest.approx((0.2 + 0.4) / (124 * 3), rel=1e-4)
+    assert float(lips) == pytest.approx(0.2 / (12 * 3), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def corpus(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small corpus, its motion replaced by some of rig flame."""
+    folder = tmp_path_factory.mktemp("flame_corpus") / "corpus"
+    shutil.copytree(small_corpus, folder)
+    rng = np.random.default_rng(0)
+    for path in sorted(folder.glob("*/motion.npz")):
+        with np.load(path) as file:
+            arrays = dict(file)
+        walk = np.cumsum(rng.standard_normal((len(arrays["motion"]), 108)) * 0.05, axis=0)
+        arrays |= {"motion": (0.3 * np.tanh(walk)).astype(np.float32), "channels": np.array(FLAME_CHANNELS)}
+        np.savez(path, **arrays)
+    info = json.loads((folder / "corpus.json").read_text()) | {"rig": "flame", "channels": FLAME_CHANNELS}
+    (folder / "corpus.json").write_text(json.dumps(info))
+    return folder
+
+
+def overrides(tmp_path: Path, corpus: Path) -> list[str]:
+    cache = corpus.with_name(f"{corpus.name}_cache")
+    values = [f"corpus.path='{corpus}'", f"corpus.cache='{cache}'", f"run='{tmp_path / 'run'}'", "corpus.workers=1"]
+    training = ("batch_clips=4", "clip_frames=32", "validation_clips=4", "precision='float32'")
+    return [*values, *(f"codec.training.{value}" for value in training)]
+
+
+def codec_config(tmp_path: Path, corpus: Path, *changes: str) -> Config:
+    return load_config("tiny", [*overrides(tmp_path, corpus), *changes])
+
+
+def draw() -> Draw:
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    return Draw(0, 0.0, rng, clips=4, device=torch.device("cpu"), generator=generator)
+
+
+def test_the_codec_learns_vertices_and_lips_where_the_user_gives_a_flame_file(tmp_path: Path, corpus: Path) -> None:
+    write_flame(tmp_path / "flame.pkl")
+    write_masks(tmp_path / "masks.pkl")
+    files = [f"flame.model='{tmp_path / 'flame.pkl'}'", f"flame.masks='{tmp_path / 'masks.pkl'}'"]
+    _, without = CodecStage(codec_config(tmp_path, corpus)).loss(draw())
+    stage = CodecStage(codec_config(tmp_path, corpus, *files))
+    total, parts = stage.loss(draw())
+    assert set(parts) - set(without) == {"vertices", "lips"}
+    assert total.item() == pytest.approx(sum(part.item() for part in parts.values()))
+    twice = CodecStage(codec_config(tmp_path, corpus, *files, "codec.vertices=4.0", "codec.lips=0.4")).loss(draw())[1]
+    assert twice["vertices"].item() == pytest.approx(2.0 * parts["vertices"].item())
+    assert twice["lips"].item() == pytest.approx(4.0 * parts["lips"].item())
+    # The gradient reaches the decoder, and a step against it helps.
+    optimiser = torch.optim.Adam(stage.module.parameters(), 3e-3)
+    for _ in range(30):
+        optimiser.zero_grad()
+        now = stage.loss(draw())[1]
+        (now["vertices"] + now["lips"]).backward()
+        optimiser.step()
+    assert now["vertices"].item() < 0.7 * parts["vertices"].item()
+    figures = stage.validate()
+    assert 0.0 < figures["vertices_mm"] < 100.0
+    assert not [name for name in stage.result() if "template" in name]
+
+
+def test_a_flame_file_for_another_rig_is_refused(tmp_path: Path, small_corpus: Path) -> None:
+    config = codec_config(tmp_path, small_corpus, f"flame.model='{write_flame(tmp_path / 'flame.pkl')}'")
+    with pytest.raises(ConfigError, match="another rig"):
+        CodecStage(config)
+    with pytest.raises(ConfigError, match=r"flame\.masks"):
+        load_config("tiny", ["flame.masks='x.pkl'"])
+
+
+def test_a_hostile_flame_file_ends_the_command_with_a_sentence(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "flame.pkl").write_bytes(b"cos\nsystem\n(Vecho run > " + str(ran).encode() + b"\ntR.")
+    values = [*overrides(tmp_path, corpus), f"flame.model='{tmp_path / 'flame.pkl'}'"]
+    arguments = [part for value in values for part in ("--set", value)]
+    assert main(["codec", "--config", "tiny", *arguments]) == 2
+    assert "'os.system'" in capsys.readouterr().err
+    assert not ran.exists()

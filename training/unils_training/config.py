@@ -260,8 +260,25 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FlameConfig:
+    """The user's FLAME files, for losses and metrics on vertices of rig `flame`. Neither ships."""
+
+    model: str = ""
+    """FLAME 2020's `generic_model.pkl` or 2023 Open's `flame2023.pkl`; "" does without vertices."""
+    masks: str = ""
+    """`FLAME_masks.pkl`; "" finds lips and upper face by distances on the mean face."""
+
+    def __post_init__(self) -> None:
+        if self.masks and not self.model:
+            raise ConfigError("flame.masks names a file but flame.model does not")
+
+
+@dataclasses.dataclass(frozen=True)
 class CodecStageConfig:
-    """Weights of the codec's losses; FACTS of the released codec: L1 x1, head x8, velocity x5, BSQ 0.1 and 0.2."""
+    """Weights of the codec's losses; FACTS of the released codec: L1 x1, head x8, velocity x5, BSQ 0.1 and 0.2.
+
+    `vertices` and `lips` count where `flame.model` names a file.
+    """
 
     training: TrainingConfig = TrainingConfig()
     std_floor: float = 0.02
@@ -270,6 +287,8 @@ class CodecStageConfig:
     entropy: float = 0.1
     commitment: float = 0.2
     smoothness: float = 0.05
+    vertices: float = 2.0
+    lips: float = 0.1
     bit_noise: float = 0.02
     channel_weights: tuple[tuple[str, float], ...] = (
         ("head", 4.0),
@@ -378,6 +397,7 @@ class Config:
     wandb: str = ""
     """Project of Weights & Biases to log to as well; "" logs to TensorBoard alone."""
     corpus: CorpusConfig = CorpusConfig()
+    flame: FlameConfig = FlameConfig()
     model: ModelConfig = ModelConfig()
     published: PublishedConfig = PublishedConfig()
     codec: CodecStageConfig = CodecStageConfig()

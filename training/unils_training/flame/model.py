@@ -66,6 +66,7 @@ class FlameModel(nn.Module):
     skinning_weights: Tensor
     joint_template: Tensor
     joint_directions: Tensor
+    lips: Tensor  # indices
 
     def __init__(self, flame: FlameFile, regions: FlameRegions, identity: np.ndarray | None = None) -> None:
         super().__init__()
@@ -89,6 +90,7 @@ class FlameModel(nn.Module):
         for name, array in arrays.items():
             # The user's file is not ours to pass on: it stays out of checkpoints and bundles.
             self.register_buffer(name, torch.from_numpy(np.array(array, np.float32)), persistent=False)
+        self.register_buffer("lips", torch.from_numpy(regions.lips), persistent=False)
 
     @classmethod
     def load(cls, model: str | Path, masks: str | Path = "") -> FlameModel:
@@ -143,6 +145,16 @@ class FlameModel(nn.Module):
             turns.append(turn)
             shifts.append(shift)
         return torch.stack(turns, dim=1), torch.stack(shifts, dim=1)[..., 0]
+
+
+def vertex_errors(flame: FlameModel, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean absolute error of coordinates in centimetres, head straight: of all vertices, and of the lips.
+
+    prediction, truth (B, T, 108), not normalised. In centimetres the errors of a codec are near those of its normalised
+    coefficients, so that published weights of the two make sense together.
+    """
+    error = 100.0 * (flame.vertices(prediction, head_pose=False) - flame.vertices(truth, head_pose=False)).abs()
+    return error.mean(), error[..., flame.lips, :].mean()
 
 
 class FlameMesh:

@@ -10,10 +10,12 @@ from unils_training import losses
 from unils_training.config import Config
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import load_features, load_motion
+from unils_training.flame import vertex_errors
 from unils_training.models.stream.codec import Codec
 from unils_training.rigs import group_channels
 from unils_training.stages import distributed
 from unils_training.stages.trainer import Draw, train_stage
+from unils_training.stages.vertices import load_flame_model
 
 NAME = "codec"
 
@@ -39,6 +41,7 @@ class CodecStage:
         std = torch.from_numpy(train.motion.std(axis=0, dtype=np.float64))
         self.module.motion_std.copy_(std.clamp_min(self.config.std_floor))
         self.module.to(device)
+        self.flame = load_flame_model(config, self.channels, device)
         self.compilable = (self.module.encoder, self.module.decoder)
         self.weights = losses.channel_weights(self.channels, self.config.channel_weights).to(device)
         val_sampler = ClipSampler(val, training.clip_frames)
@@ -67,6 +70,9 @@ class CodecStage:
             "commitment": self.config.commitment * (z - clean).square().sum(dim=-1).mean(),
             "smoothness": self.config.smoothness * z.diff(dim=1).abs().sum(dim=-1).mean(),
         }
+        if self.flame is not None:
+            vertices, lips = vertex_errors(self.flame, prediction * codec.motion_std + codec.motion_mean, motion)
+            parts |= {"vertices": self.config.vertices * vertices, "lips": self.config.lips * lips}
         return torch.stack(list(parts.values())).sum(), parts
 
     def validate(self) -> dict[str, float]:
@@ -83,6 +89,9 @@ class CodecStage:
             if name in self.channels:
                 i = self.channels.index(name)
                 figures[f"r2_{name}"] = float(1.0 - residual[i] / total[i].clamp_min(1e-9))
+        if self.flame is not None:
+            vertices, lips = vertex_errors(self.flame, decoded, motion)
+            figures |= {"vertices_mm": 10.0 * float(vertices), "lips_mm": 10.0 * float(lips)}
         figures["bit_changes"] = float((bits[:, 1:] ^ bits[:, :-1]).float().mean())
         figures["bit_changes_level_0"] = float((bits[:, 1:, 0] ^ bits[:, :-1, 0]).float().mean())
         return figures
