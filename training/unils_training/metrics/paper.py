@@ -143,7 +143,7 @@ def correlation(first: Floats, second: Floats) -> float:
     return float(np.mean(np.where(scale > 0.0, (a * b).sum(axis=0) / np.where(scale > 0.0, scale, 1.0), 0.0)))
 
 
-def label_entropy(truth: Floats, frames: Floats, clusters: int) -> float:
+def label_entropy(truth: NDArray[np.floating], frames: NDArray[np.floating], clusters: int) -> float:
     """Entropy in bits of the labels that a k-means fitted on `truth` (n, D) gives to `frames` (m, D).
 
     Fewer than `clusters` where `truth` has fewer different rows. Seeded: the same rows give the same figure.
