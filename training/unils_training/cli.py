@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 
@@ -26,9 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options, _config(options)))
-    except (ConfigError, FileNotFoundError, ValueError) as error:
+    except (ConfigError, OSError, ValueError, FloatingPointError) as error:
         print(f"unils-train {options.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"unils-train {options.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
             metavar="CHECKPOINT",
             help="go on from the stage's last checkpoint, or from the one named",
         )
+        if stage == "dialogue":
+            command.add_argument(
+                "--from-bundle", metavar="DIR", help="go on from a bundle's weights, in place of a codec and a prior"
+            )
         command.set_defaults(run=_train)
     export = commands.add_parser("export", help="write a bundle")
     _add_common(export)
@@ -78,16 +86,16 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    overrides = []
-    if options.corpus:
-        overrides.append(f"corpus.path={options.corpus!r}")
-    if options.run_dir:
-        overrides.append(f"run={options.run_dir!r}")
+    named = {
+        "corpus.path": options.corpus,
+        "run": options.run_dir,
+        "family": options.family,
+        "dialogue.from_bundle": getattr(options, "from_bundle", None),
+    }
+    overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value]
     limits = {name: getattr(options, name, None) for name in ("steps", "minutes")}
     if any(value is not None for value in limits.values()):
         overrides += [f"{options.command}.training.{name}={value or 0}" for name, value in limits.items()]
-    if options.family:
-        overrides.append(f"family={options.family!r}")
     source = options.config or ("published" if options.family == "published" else "bundled")
     return load_config(source, [*overrides, *options.set])
 

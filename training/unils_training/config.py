@@ -500,6 +500,14 @@ def _convert(kind: Any, value: Any, key: str, default: Any = None) -> Any:
     return value
 
 
+def without_places(config: Config) -> Config:
+    """The configuration without the folders of the machine that trained: what it made is known by fingerprints."""
+    corpus = dataclasses.replace(config.corpus, path="", cache="")
+    dialogue = dataclasses.replace(config.dialogue, from_bundle="")
+    places = {"run": "", "codec_from": "", "prior_from": "", "wandb": ""}
+    return dataclasses.replace(config, **places, corpus=corpus, dialogue=dialogue)  # type: ignore[arg-type]
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ between two resolved configurations as of `to_dict`, and both values."""
     found: dict[str, tuple[Any, Any]] = {}

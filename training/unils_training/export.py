@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from unils_training.config import Config, ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict
+from unils_training.config import Config, ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict, without_places
 from unils_training.models.stream import log_mel as features
 from unils_training.models.stream.model import StreamModel
 
@@ -147,12 +146,10 @@ def provenance_of(config: Config, **facts: Any) -> dict[str, Any]:
     """What a bundle remembers of its making: seed, resolved configuration and the facts given."""
     from unils_training import __version__
 
-    # Where things lay on the machine that trained is nobody's business; the corpus is known by its fingerprint.
-    nowhere = dataclasses.replace(config, run="", corpus=dataclasses.replace(config.corpus, path="", cache=""))
     return {
         "seed": config.seed,
         "unils_training": __version__,
         "torch": torch.__version__,
-        "configuration": to_dict(nowhere),
+        "configuration": to_dict(without_places(config)),
         **facts,
     }

@@ -397,7 +397,7 @@ class _Loop:
                 ) from error
             self.progress = _Progress(**stored["progress"])
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is not a checkpoint to resume from: {error!r} is not in it") from error
+            raise CheckpointError(f"{path} is not a checkpoint to resume from: it lacks {error}") from error
         if changed and distributed.is_main():
             listed = "; ".join(f"{key} was {a}, is {b}" for key, (a, b) in changed.items())
             tqdm.write(f"{self.stage.name}: resumed at step {self.progress.step} with other settings: {listed}")
@@ -415,7 +415,7 @@ class _Log:
         if distributed.is_main():
             wandb = _import_wandb() if self.config.wandb else None
             # Steps after the checkpoint that is resumed are gone through, and logged, again.
-            self.writer = SummaryWriter(str(self.folder / "logs"), purge_step=self.step or None)
+            self.writer = SummaryWriter(str(self.folder / "logs"), purge_step=self.step + 1 if self.step else None)
             if wandb is not None:
                 self.wandb = wandb.init(
                     project=self.config.wandb,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,8 +16,12 @@ from unils_training.flame import vertex_errors
 from unils_training.models.stream.codec import Codec
 from unils_training.rigs import group_channels
 from unils_training.stages import distributed
+from unils_training.stages.plots import traces
 from unils_training.stages.trainer import Draw, train_stage
 from unils_training.stages.vertices import load_flame_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "codec"
 
@@ -95,6 +101,11 @@ class CodecStage:
         figures["bit_changes"] = float((bits[:, 1:] ^ bits[:, :-1]).float().mean())
         figures["bit_changes_level_0"] = float((bits[:, 1:, 0] ^ bits[:, :-1, 0]).float().mean())
         return figures
+
+    def figures(self) -> dict[str, Figure]:
+        codec, motion = self.module, self.val_motion[:1]
+        decoded = codec.decode(codec.latent(codec.quantise(codec.encode(motion))))
+        return {"decoded": traces(self.channels, motion[0], decoded[0])}
 
     def result(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.module.state_dict().items()}

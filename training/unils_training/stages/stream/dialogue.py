@@ -8,15 +8,17 @@ it never hears the other person. With `dialogue.from_bundle` all goes on from a 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unils_training.config import Config, ConfigError, from_dict
-from unils_training.export import provenance_of
+from unils_training.data.features import load_features
+from unils_training.export import provenance_of, read_bundle
 from unils_training.losses import bit_loss
 from unils_training.models.stream.generator import AudioContext
 from unils_training.models.stream.log_mel import MELS
@@ -24,6 +26,7 @@ from unils_training.models.stream.model import TRACKS, Sampling, StreamModel
 from unils_training.rigs import group_channels
 from unils_training.stages import distributed
 from unils_training.stages.lora import add_lora, merged
+from unils_training.stages.plots import traces
 from unils_training.stages.stream import prior
 from unils_training.stages.stream.generation import (
     LatentClips,
@@ -34,6 +37,9 @@ from unils_training.stages.stream.generation import (
     validation_begins,
 )
 from unils_training.stages.trainer import BEST, Draw, load_result, source_folder, stage_folder, train_stage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "dialogue"
 MEL_STATISTICS_FRAMES = 50_000
@@ -80,7 +86,8 @@ class DialogueStage:
         if not config.dialogue.other_track:
             _never_hear_other(model)
         lips = group_channels(model.channels).get("lips", list(range(len(model.channels))))
-        self.probe = LipProbe(config.model.audio_encoder.width, lips)
+        # An encoder that hears already must not be shaped anew.
+        self.probe = None if config.dialogue.from_bundle else LipProbe(config.model.audio_encoder.width, lips)
         weights = torch.tensor(config.dialogue.level_weights or (1.0,) * config.model.codec.levels)
         if len(weights) != config.model.codec.levels:
             raise ConfigError(
@@ -88,7 +95,7 @@ class DialogueStage:
             )
         self.level_weights = (weights / weights.mean()).to(distributed.device(config.device))
         self.compilable = (model.generator, model.audio_encoder)
-        self.module = nn.ModuleDict({"model": model, "probe": self.probe})
+        self.module = nn.ModuleDict({"model": model} if self.probe is None else {"model": model, "probe": self.probe})
         self.most = (config.model.look_ahead_max.self, config.model.look_ahead_max.other)
         if min(self.most[0], self.most[1]) + 1 < LipProbe.ROWS:
             raise ConfigError("model.look_ahead_max must be at least 2 for the lip probe to see its rows")
@@ -131,10 +138,8 @@ class DialogueStage:
         chosen, begins = self.clips.sampler.draw(draw.rng, draw.clips)
         mine = draw.mine(begins)
         features = self._features(self.clips, mine)
-        motion = self.clips.gather(self.clips.cache.motion, mine, config.training.clip_frames)
-        normalised = (motion - model.codec.motion_mean) / model.codec.motion_std
-        probe = self.probe(features[: len(mine)], normalised)
-        if draw.step < config.probe_steps:
+        probe = None if self.probe is None else self._probe_loss(self.probe, features[: len(mine)], mine)
+        if probe is not None and draw.step < config.probe_steps:
             return config.probe * probe, {"probe": probe.detach()}
         look_ahead = self._draw_look_ahead(draw)
         tokens = self.clips.tokens(mine, config.history, draw)
@@ -144,9 +149,18 @@ class DialogueStage:
             tokens.signs, style_tokens(model, latents, kept), self._contexts(features, look_ahead), conditional
         )
         levels = bit_loss(model.generator.logits(h, tokens.signs), tokens.targets)
+        figures = {f"level_{i}": value.detach() for i, value in enumerate(levels)}
+        loss = (levels * self.level_weights).mean()
+        if probe is None:
+            return loss, figures
         weight = config.probe + (config.probe_final - config.probe) * draw.progress
-        figures = {f"level_{i}": value.detach() for i, value in enumerate(levels)} | {"probe": probe.detach()}
-        return (levels * self.level_weights).mean() + weight * probe, figures
+        return loss + weight * probe, figures | {"probe": probe.detach()}
+
+    def _probe_loss(self, probe: LipProbe, features: Tensor, begins: np.ndarray) -> Tensor:
+        codec = self.model.codec
+        motion = self.clips.gather(self.clips.cache.motion, begins, self.config.training.clip_frames)
+        error: Tensor = probe(features, (motion - codec.motion_mean) / codec.motion_std)
+        return error
 
     def validate(self) -> dict[str, float]:
         """Teacher-forced bits at the default look-ahead, and how jaw and liveliness come out of free running."""
@@ -175,6 +189,7 @@ class DialogueStage:
         ]
         sampling = Sampling(*ahead)
         made = self.model.generate_batch(rows[0], rows[1], sampling, list(range(len(begins))))["motion"]
+        self.shown = truth[0], made[0]
         figures = {}
         if "jawOpen" in self.model.channels and int(speaking.sum()) > 1:
             jaw = self.model.channels.index("jawOpen")
@@ -186,6 +201,10 @@ class DialogueStage:
             ratio = made[..., indices].std(dim=1).mean() / truth[..., indices].std(dim=1).mean().clamp_min(1e-6)
             figures[f"std_ratio_{group}"] = float(ratio)
         return figures
+
+    def figures(self) -> dict[str, Figure]:
+        truth, made = self.shown
+        return {"free_running": traces(self.model.channels, truth, made)}
 
     def result(self) -> dict[str, Tensor]:
         """The whole model, adapters merged, under the names of the bundle."""
@@ -206,24 +225,55 @@ def _never_hear_other(model: StreamModel) -> None:
 
 
 def train(config: Config, resume: bool | str = False) -> None:
-    """Trains the dialogue stage on a codec and a prior and leaves the whole model in the run's folder."""
-    model, facts = model_with_codec(config)
-    if config.dialogue.stage_1:
+    """Trains the dialogue stage on a codec and a prior and leaves the whole model in the run's folder.
+
+    With `dialogue.from_bundle`, the bundle's sizes take the place of `config.model`.
+    """
+    if config.dialogue.from_bundle:
+        model, facts = model_of_bundle(config)
+        config = dataclasses.replace(config, model=model.config)
+    else:
+        model, facts = model_with_codec(config)
+    if config.dialogue.stage_1 and not config.dialogue.from_bundle:
         stored = load_result(source_folder(config, prior.NAME) / BEST)
         load_prior(model.generator, stored["result"])
         facts["prior"] = {name: stored[name] for name in ("step", "seconds", "figures")}
     train_stage(DialogueStage(config, model), config, config.dialogue.training, resume, facts)
 
 
+def model_of_bundle(config: Config) -> tuple[StreamModel, dict[str, Any]]:
+    """The model to go on from, its codec and generator frozen; and the facts of what it is.
+
+    Raises:
+        BundleError: there is no such bundle, or not of this family.
+        ConfigError: its channels are not those of the corpus.
+    """
+    folder = Path(config.dialogue.from_bundle)
+    model = read_bundle(folder)
+    info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    with distributed.main_first():
+        corpus = load_features(config.corpus.path, config.corpus.train_split, config.corpus.cache)
+    if corpus.channels != model.channels:
+        raise ConfigError(
+            f"dialogue.from_bundle: {folder} moves {len(model.channels)} channels of rig {model.config.rig}, and the "
+            f"motion of {config.corpus.path} has {len(corpus.channels)}, which are not the same"
+        )
+    # Adapters start from random numbers.
+    torch.manual_seed(config.seed)
+    model.codec.requires_grad_(False)
+    origin = {"sha256": info["weights"]["sha256"], "provenance": info["provenance"]}
+    return model, {"from_bundle": origin, "corpus": corpus.fingerprint, "channels": list(model.channels)}
+
+
 def load_for_export(config: Config, checkpoint: str | Path | None) -> tuple[StreamModel, dict[str, Any]]:
     """The best model of the run, or that of a checkpoint, and its provenance."""
     stored = load_result(checkpoint or stage_folder(config, NAME) / BEST)
-    model = StreamModel(config.model, stored["facts"]["channels"])
+    taken: Config = dataclasses.replace(from_dict(Config, stored["config"]), licence=config.licence)
+    model = StreamModel(taken.model, stored["facts"]["channels"])
     model.load_state_dict(stored["result"])
     facts = {name: value for name, value in stored["facts"].items() if name != "channels"}
     facts["dialogue"] = {name: stored[name] for name in ("step", "seconds", "figures")}
     # A stage ends by steps or by minutes, and each was a run of its own: what counts is how many steps it took.
-    taken: Config = dataclasses.replace(from_dict(Config, stored["config"]), licence=config.licence)
     for name in facts.keys() & {"codec", "prior", NAME}:
         stage = getattr(taken, name)
         training = dataclasses.replace(stage.training, steps=facts[name]["step"], minutes=0.0)

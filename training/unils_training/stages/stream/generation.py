@@ -122,7 +122,13 @@ def model_with_codec(config: Config) -> tuple[StreamModel, dict[str, object]]:
     stored = load_result(source_folder(config, "codec") / BEST)
     torch.manual_seed(config.seed)
     model = StreamModel(config.model, stored["facts"]["channels"])
-    model.codec.load_state_dict(stored["result"])
+    try:
+        model.codec.load_state_dict(stored["result"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(
+            f"the codec of {source_folder(config, 'codec')} does not fit model.codec: {reason}"
+        ) from error
     model.codec.requires_grad_(False)
     facts = {"codec": {name: stored[name] for name in ("step", "seconds", "figures")}, **stored["facts"]}
     return model, facts
