@@ -13,6 +13,7 @@ from unils_training.config import Config, ConfigError, load_config
 STAGES = ("codec", "prior", "dialogue")
 OWN_OPTIONS = {
     "synth": "unils_training.data.synth",
+    "data": "unils_training.data.command",
     "eval": "unils_training.evaluate",
     "ablate": "unils_training.ablate",
 }
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="unils-train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("synth", help="make a corpus of synthetic conversations", add_help=False)
+    commands.add_parser("data", help="check a dataset, make its features ahead, index a folder", add_help=False)
     helps = {
         "codec": "train the motion codec",
         "prior": "train the audio-free generator on a codec",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unils_training.config import SamplingConfig
 from unils_training.data.features import FeatureCache, MotionCache
-from unils_training.metrics.side import LISTENING_HANGOVER_FRAMES
+from unils_training.data.states import listening
 
 START_CLIPS = 0.05
 """Share of clips that begin where a conversation begins, as every session does."""
@@ -28,10 +28,7 @@ def frame_weights(
 
     Listening is being silent while the other speaks, or did within the last 2 s; silent is what remains.
     """
-    at = np.arange(len(own))
-    spoke = np.maximum.accumulate(np.where(other, at, -LISTENING_HANGOVER_FRAMES - 1))
-    listening = at - spoke <= LISTENING_HANGOVER_FRAMES
-    return np.where(own, weights.speaking, np.where(listening, weights.listening, weights.silent))
+    return np.where(own, weights.speaking, np.where(listening(own, other), weights.listening, weights.silent))
 
 
 @dataclasses.dataclass(frozen=True)

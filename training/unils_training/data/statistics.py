@@ -21,6 +21,7 @@ from tqdm import tqdm
 from .face import EYE_RANGE
 from .folder import FRAME_RATE, HOP_SAMPLES, Clip, CorpusError, open_corpus, read_clip
 from .prosody import close_gaps, runs
+from .states import Mask, listening, within_last
 
 REACTIONS = ("nod", "shake", "smile", "laugh", "frown")
 _HEAD = ("headYaw", "headPitch", "headRoll")
@@ -30,8 +31,6 @@ _TURN_FRAMES = 25
 _LONGEST_GAP_SECONDS = 3.0
 _CUE_SECONDS = (0.35, 0.75)
 _LARGEST_LAG_FRAMES = 50
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass
@@ -60,17 +59,6 @@ class Statistics:
     persons: set[str] = field(default_factory=set)
     voices: set[str] = field(default_factory=set)
     languages: set[str] = field(default_factory=set)
-
-
-def _within_last(mask: Mask, frames: int) -> Mask:
-    now = np.arange(len(mask))
-    result: Mask = now - np.maximum.accumulate(np.where(mask, now, -frames - 1)) <= frames
-    return result
-
-
-def listening(own: Mask, other: Mask) -> Mask:
-    """Silent oneself while the other speaks, or did within the last 2 s (T,)."""
-    return ~own & _within_last(other, _HANGOVER_FRAMES)
 
 
 def turn_gaps(first: Mask, second: Mask) -> Iterator[float]:
@@ -112,7 +100,7 @@ def add(total: Statistics, clip: Clip, partner: Clip, wrong_partner: Clip) -> No
     own, other = clip.speech_mask, partner.speech_mask
     hears = listening(own, other)
     # Blinks gather where phrases end; those belong to the speech before them, not to the silence after.
-    speaks = _within_last(own, 15)
+    speaks = within_last(own, 15)
     listens = ~speaks & hears
     states = {"speaking": speaks, "listening": listens, "silent": ~speaks & ~listens}
     values = {name: clip.motion[:, i].astype(np.float64) for i, name in enumerate(clip.channels)}
@@ -127,7 +115,7 @@ def add(total: Statistics, clip: Clip, partner: Clip, wrong_partner: Clip) -> No
     total.state_frames["hears"] = total.state_frames.get("hears", 0) + int(hears.sum())
     for kind in REACTIONS:
         # Laughter is heard: it counts as a reaction though it is one's own voice.
-        reacts = _within_last(other, _HANGOVER_FRAMES) if kind == "laugh" else hears
+        reacts = within_last(other, _HANGOVER_FRAMES) if kind == "laugh" else hears
         middles = [min((begin + end) // 2, len(own) - 1) for begin, end in _events(clip, kind)]
         total.reactions[kind] = total.reactions.get(kind, 0) + sum(bool(reacts[middle]) for middle in middles)
     for kind in ("nod", "blink", "smile", "shake"):
