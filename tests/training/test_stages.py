@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ import pytest
 import torch
 
 from unils_training.cli import main
-from unils_training.config import Config, ConfigError, LoraConfig, load_config, to_dict
+from unils_training.config import Config, ConfigError, LoraConfig, SamplingConfig, load_config, to_dict
 from unils_training.data.clips import ClipSampler
-from unils_training.data.features import load_features
+from unils_training.data.features import FeatureCache, load_features
 from unils_training.export import read_bundle
 from unils_training.models.stream.generator import Generator
 from unils_training.models.stream.model import StreamModel
 from unils_training.stages.lora import ByteDropout, add_lora, merged
 from unils_training.stages.stream import codec, dialogue, prior
+from unils_training.stages.stream.generation import model_with_codec
 from unils_training.stages.trainer import learning_rate, load_result
 
 SMALL = "batch_clips=2 clip_frames=48 validation_clips=2 validation_steps=4 checkpoint_steps=4 log_steps=2 threads=1"
@@ -238,3 +240,31 @@ def test_weights_of_levels_must_fit_the_levels(trained: Config, tmp_path: Path) 
     values += [f"prior_from='{trained.run}'", "dialogue.level_weights=[1.0, 2.0, 3.0]"]
     with pytest.raises(ConfigError, match="3 values for 2 levels"):
         dialogue.train(load_config("tiny", values))
+
+
+def test_the_dialogue_stage_draws_by_the_weights_of_the_configuration(trained: Config) -> None:
+    config = load_config(
+        "tiny", [*overrides(Path(trained.corpus.path), Path(trained.run), 6), "corpus.sampling.listening=4.0"]
+    )
+    model, _ = model_with_codec(config)
+    stage = dialogue.DialogueStage(config, model)
+    assert stage.clips.sampler.weights == SamplingConfig(listening=4.0)
+    assert stage.val.sampler.weights == SamplingConfig()
+    assert isinstance(stage.clips.cache, FeatureCache)
+
+    def listening_share(sampler: ClipSampler) -> float:
+        _, begins = sampler.draw(np.random.default_rng(0), 500)
+        own = sampler.gather(stage.clips.cache.speech_mask, begins, sampler.clip_frames)
+        return float((own == 0).float().mean())
+
+    assert listening_share(stage.clips.sampler) > listening_share(ClipSampler(stage.clips.cache, 48, 4))
+
+
+def test_a_stage_can_refuse_a_corpus_with_corrupt_clips(small_corpus: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(small_corpus, corpus, ignore=shutil.ignore_patterns("cache"))
+    (corpus / "c000001a" / "motion.npz").write_bytes(b"no archive")
+    values = overrides(corpus, tmp_path / "run", 2)
+    with pytest.raises(ValueError, match="c000001a"):
+        codec.train(load_config("tiny", [*values, "corpus.on_corrupt=error"]))
+    codec.train(load_config("tiny", values))

@@ -212,6 +212,15 @@ class CorpusConfig:
     workers: int = 0
     """Processes that make features; 0: as many as there are cores."""
     sampling: SamplingConfig = SamplingConfig()
+    """Which clips the dialogue stage is trained on more often."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 0, "workers", "0 or more", self.workers)
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The arguments that `load_features` and `load_motion` take from here."""
+        return {"workers": self.workers or None, "on_corrupt": self.on_corrupt}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,9 @@ class CodecStage:
         device = distributed.device(config.device)
         with distributed.main_first():
             place = (config.corpus.path, config.corpus.train_split, config.corpus.cache)
-            train = load_motion(*place, motion_only=config.corpus.motion_only)
-            val = load_features(config.corpus.path, config.corpus.val_split, config.corpus.cache)
+            train = load_motion(*place, motion_only=config.corpus.motion_only, **config.corpus.loading)
+            place = (config.corpus.path, config.corpus.val_split, config.corpus.cache)
+            val = load_features(*place, **config.corpus.loading)
         self.fingerprint, self.channels = train.fingerprint, train.channels
         self.sampler = ClipSampler(train, training.clip_frames)
         torch.manual_seed(config.seed)

@@ -73,7 +73,8 @@ class DialogueStage:
         self.config, self.seed = config.dialogue, config.seed
         self.model = model.to(distributed.device(config.device))
         training = config.dialogue.training
-        self.clips = LatentClips(config, model, config.corpus.train_split, training.clip_frames)
+        split, sampling = config.corpus.train_split, config.corpus.sampling
+        self.clips = LatentClips(config, model, split, training.clip_frames, sampling=sampling)
         self.val = LatentClips(config, model, config.corpus.val_split, training.clip_frames)
         self.val_chosen, self.val_begins = validation_begins(self.val, training, config.seed)
         if not config.dialogue.from_bundle:

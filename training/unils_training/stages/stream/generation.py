@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unils_training.config import Config, ConfigError, HistoryConfig, TrainingConfig
+from unils_training.config import Config, ConfigError, HistoryConfig, SamplingConfig, TrainingConfig
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import MotionCache, load_features, load_motion
 from unils_training.models.stream.generator import Generator
@@ -35,9 +35,18 @@ class LatentClips:
     """Clips of one split with the frozen codec's latents. The model has been moved to its device before.
 
     Without audio there are also the faces that have none, unless `prior.motion_only` or `corpus.motion_only` is false.
+    Clips are drawn by the weights of `sampling`, uniformly where it is None.
     """
 
-    def __init__(self, config: Config, model: StreamModel, split: str, clip_frames: int, audio: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: StreamModel,
+        split: str,
+        clip_frames: int,
+        audio: bool = True,
+        sampling: SamplingConfig | None = None,
+    ) -> None:
         self.codec = model.codec
         self.device = next(model.parameters()).device
         weights = [p.detach().cpu().numpy().tobytes() for p in self.codec.encoder.parameters()]
@@ -46,11 +55,12 @@ class LatentClips:
             place = (config.corpus.path, split, config.corpus.cache)
             self.cache: MotionCache
             if audio:
-                self.cache = load_features(*place)
+                self.cache = load_features(*place, **config.corpus.loading)
             else:
-                self.cache = load_motion(*place, motion_only=config.prior.motion_only and config.corpus.motion_only)
+                motion_only = config.prior.motion_only and config.corpus.motion_only
+                self.cache = load_motion(*place, motion_only=motion_only, **config.corpus.loading)
             self.latents = self.cache.latents(hashlib.sha256(b"".join(weights)).hexdigest(), self._encode)
-        self.sampler = ClipSampler(self.cache, clip_frames, most)
+        self.sampler = ClipSampler(self.cache, clip_frames, most, sampling or SamplingConfig())
 
     def _encode(self, motion: Tensor) -> Tensor:
         return self.codec.encode(motion.to(self.device)).cpu()
