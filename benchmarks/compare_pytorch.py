@@ -20,7 +20,7 @@ import torch
 
 import unils_sdk
 from unils_sdk.model import BUNDLED_MODEL
-from unils_training.evaluate import in_range
+from unils_training.evaluation.models import in_range
 from unils_training.models.stream.log_mel import HOP_SAMPLES, log_mel_rows
 from unils_training.models.stream.model import TRACKS, Sampling, StreamModel
 

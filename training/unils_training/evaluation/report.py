@@ -1,0 +1,50 @@
+"""An evaluation as Markdown and as JSON that every reader takes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from unils_training.metrics import paper_table
+
+
+def plain(value: Any) -> Any:
+    """The value with NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def row_name(evaluation: dict[str, Any], result: dict[str, Any]) -> str:
+    """What a result is called in tables."""
+    if evaluation["family"] != "stream":
+        return evaluation["family"]
+    return f"{evaluation['family']}, look-ahead {result['look_ahead_self']}"
+
+
+def report(evaluation: dict[str, Any]) -> str:
+    """The paper's table for every look-ahead, then every quality line, then what it was measured on."""
+    options = evaluation["options"]
+    look_ahead = f", look-ahead {options['look_ahead_other']} on the other track"
+    parts = [
+        f"# Evaluation of `{Path(evaluation['bundle']['path']).name}`\n",
+        f"{evaluation['minutes']:.1f} minutes, {len(evaluation['ids'])} sides of split `{evaluation['split']}`, "
+        f"{evaluation['backend']} engine, temperature {options['temperature']:g}"
+        f"{look_ahead if evaluation['family'] == 'stream' else ''}.\n",
+        "## The paper's table\n",
+        paper_table({row_name(evaluation, result): result["paper"] for result in evaluation["results"]}) + "\n",
+    ]
+    for result in evaluation["results"]:
+        title = "Quality"
+        if evaluation["family"] == "stream":
+            title = f"Look-ahead {result['look_ahead_self']} on the own track"
+        parts += [f"## {title}\n", result["table"] + "\n"]
+    if evaluation["long_run"]:
+        parts.append("## One session going on\n")
+        keys = list(evaluation["long_run"][0])
+        parts.append("| " + " | ".join(key.replace("_", " ") for key in keys) + " |\n|" + "---|" * len(keys))
+        parts += ["| " + " | ".join(f"{block[key]:.3g}" for key in keys) + " |" for block in evaluation["long_run"]]
+    return "\n".join(parts).rstrip() + "\n"
