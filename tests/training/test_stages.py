@@ -119,6 +119,37 @@ def test_a_stage_says_what_must_run_before_it(small_corpus: Path, tmp_path: Path
         prior.train(small_config(small_corpus, tmp_path))
 
 
+def test_a_prior_is_not_taken_with_another_codec_than_its_own(trained: Config, tmp_path: Path) -> None:
+    values = [*overrides(Path(trained.corpus.path), tmp_path, 2), f"prior_from='{trained.run}'"]
+    codec.train(load_config("tiny", [*values, "seed=7"]))
+    with pytest.raises(ConfigError, match="another codec"):
+        dialogue.train(load_config("tiny", values))
+
+
+def test_a_model_without_the_other_track_is_deaf_to_it(trained: Config, tmp_path: Path) -> None:
+    values = [*overrides(Path(trained.corpus.path), tmp_path, 6), f"codec_from='{trained.run}'"]
+    values += [f"prior_from='{trained.run}'", "dialogue.other_track=false"]
+    dialogue.train(load_config("tiny", values))
+    model, _ = dialogue.load_for_export(load_config("tiny", values), None)
+    rng = np.random.default_rng(0)
+    own, other = rng.standard_normal((2, 6400)) * 0.1
+    made, silent = (model.generate(own, heard)["motion"] for heard in (other, np.zeros(6400)))
+    np.testing.assert_array_equal(made, silent)
+    assert not np.array_equal(model.generate(np.zeros(6400), other)["logits"], model.generate(own, other)["logits"])
+
+
+@pytest.mark.parametrize("stage", ["codec", "dialogue"])
+def test_a_stage_leaves_motion_plots_for_tensorboard(trained: Config, stage: str) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(Path(trained.run) / stage / "logs"), {"images": 0, "scalars": 0})
+    events.Reload()
+    name = {"codec": "validation/decoded", "dialogue": "validation/free_running"}[stage]
+    assert [event.step for event in events.Images(name)] == [4, 6]
+    assert events.Images(name)[0].width > 300
+    assert [event.step for event in events.Scalars("training/loss")] == [2, 4, 6]
+
+
 def test_the_codec_learns(small_corpus: Path, tmp_path: Path) -> None:
     values = [*overrides(small_corpus, tmp_path, steps=150), "codec.training.warmup_steps=5"]
     config = load_config("tiny", [*values, "codec.training.learning_rate=3e-3", "codec.training.validation_steps=50"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unils_training.config import Config, ConfigError, load_config
+from unils_training.config import Config, ConfigError, load_config, to_dict, without_places
 from unils_training.stages import distributed, trainer
 from unils_training.stages.lora import ByteDropout
 from unils_training.stages.trainer import CheckpointError, Draw, learning_rate, train_stage
@@ -269,3 +269,11 @@ def test_a_gpu_that_is_not_there_is_a_sentence() -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="no CUDA device"):
         distributed.device("cuda")
+
+
+def test_a_bundle_does_not_tell_the_folders_of_the_machine_that_trained() -> None:
+    names = ["run", "codec_from", "prior_from", "wandb", "corpus.path", "corpus.cache", "flame.model", "flame.masks"]
+    names += ["dialogue.from_bundle", "published.audio_encoder.source"]
+    config = load_config("tiny", [f"{name}='/home/secret/{name}'" for name in names])
+    assert "secret" not in str(to_dict(without_places(config)))
+    assert without_places(config).model == config.model

@@ -511,10 +511,19 @@ def _convert(kind: Any, value: Any, key: str, default: Any = None) -> Any:
 
 def without_places(config: Config) -> Config:
     """The configuration without the folders of the machine that trained: what it made is known by fingerprints."""
-    corpus = dataclasses.replace(config.corpus, path="", cache="")
-    dialogue = dataclasses.replace(config.dialogue, from_bundle="")
-    places = {"run": "", "codec_from": "", "prior_from": "", "wandb": ""}
-    return dataclasses.replace(config, **places, corpus=corpus, dialogue=dialogue)  # type: ignore[arg-type]
+    encoder = config.published.audio_encoder
+    source = Path(encoder.source).name if Path(encoder.source).is_absolute() else encoder.source
+    return dataclasses.replace(
+        config,
+        run="",
+        codec_from="",
+        prior_from="",
+        wandb="",
+        corpus=dataclasses.replace(config.corpus, path="", cache=""),
+        published=dataclasses.replace(config.published, audio_encoder=dataclasses.replace(encoder, source=source)),
+        flame=FlameConfig(),
+        dialogue=dataclasses.replace(config.dialogue, from_bundle=""),
+    )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

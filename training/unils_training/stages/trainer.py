@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import os
 import shutil
@@ -174,6 +175,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     kept = ", ".join(str(other) for other in sorted(path.parent.glob("step_*.pt")) if other != path)
     others = f"resume from an earlier checkpoint with --resume FILE ({kept})" if kept else "delete it"
     raise CheckpointError(f"{path} is damaged ({reason}): {others}, or train the stage again without --resume")
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of names and values, whatever device they are on."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def learning_rate(training: TrainingConfig, step: int, share: float) -> float:

@@ -237,6 +237,13 @@ def train(config: Config, resume: bool | str = False) -> None:
         model, facts = model_with_codec(config)
     if config.dialogue.stage_1 and not config.dialogue.from_bundle:
         stored = load_result(source_folder(config, prior.NAME) / BEST)
+        # Checkpoints of before this was recorded are taken on trust.
+        known = stored["facts"].get("codec", {}).get("sha256", facts["codec"]["sha256"])
+        if known != facts["codec"]["sha256"]:
+            raise ConfigError(
+                f"the prior of {source_folder(config, prior.NAME)} was trained on another codec than that of "
+                f"{source_folder(config, 'codec')}: set codec_from to the run that it was trained on"
+            )
         load_prior(model.generator, stored["result"])
         facts["prior"] = {name: stored[name] for name in ("step", "seconds", "figures")}
     train_stage(DialogueStage(config, model), config, config.dialogue.training, resume, facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from unils_training.data.features import MotionCache, load_features, load_motion
 from unils_training.models.stream.generator import Generator
 from unils_training.models.stream.model import StreamModel
 from unils_training.stages import distributed
-from unils_training.stages.trainer import BEST, Draw, load_result, source_folder
+from unils_training.stages.trainer import BEST, Draw, load_result, source_folder, tensors_sha256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,7 @@ def signs_of(bits: Tensor) -> Tensor:
     return bits.flatten(-2).float() * 2.0 - 1.0
 
 
-def model_with_codec(config: Config) -> tuple[StreamModel, dict[str, object]]:
+def model_with_codec(config: Config) -> tuple[StreamModel, dict[str, Any]]:
     """A fresh model, seeded, with the run's trained codec frozen inside; and the facts of that codec."""
     stored = load_result(source_folder(config, "codec") / BEST)
     torch.manual_seed(config.seed)
@@ -140,7 +141,8 @@ def model_with_codec(config: Config) -> tuple[StreamModel, dict[str, object]]:
             f"the codec of {source_folder(config, 'codec')} does not fit model.codec: {reason}"
         ) from error
     model.codec.requires_grad_(False)
-    facts = {"codec": {name: stored[name] for name in ("step", "seconds", "figures")}, **stored["facts"]}
+    codec = {name: stored[name] for name in ("step", "seconds", "figures")}
+    facts = {"codec": codec | {"sha256": tensors_sha256(stored["result"])}, **stored["facts"]}
     return model, facts
 
 
