@@ -1,8 +1,7 @@
-"""Bundles: what a trained model becomes on disk (docs/stream-model.md, "Bundle")."""
+"""Bundles of family `stream` (docs/stream-model.md, "Bundle")."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +10,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from unils_training.config import Config, ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict, without_places
+from unils_training.config import ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict
+from unils_training.export.bundle import FORMAT, FORMAT_VERSION, BundleError, file_entry
 from unils_training.models.stream import log_mel as features
 from unils_training.models.stream.model import StreamModel
 
-FORMAT, FORMAT_VERSION, FAMILY = "unils-bundle", 1, "stream"
+FAMILY = "stream"
 WEIGHTS_FILE = "weights.safetensors"
 MAX_BUNDLE_BYTES = 12_000_000
-
-
-class BundleError(ValueError):
-    """A folder that is not a bundle of this family; the message says why."""
 
 
 def describe(
@@ -83,8 +79,7 @@ def write_bundle(
     weights = folder / WEIGHTS_FILE
     save_file(tensors, weights)
     weights.chmod(0o644)  # safetensors makes files that only their owner can read
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    description = describe(model, defaults, provenance, licence) | {"weights": {"file": WEIGHTS_FILE, "sha256": digest}}
+    description = describe(model, defaults, provenance, licence) | {"weights": file_entry(weights)}
     text = json.dumps(description, indent=1) + "\n"
     (folder / "model.json").write_text(text, encoding="utf-8")
     return weights.stat().st_size + len(text)
@@ -100,7 +95,7 @@ def read_bundle(folder: str | Path) -> StreamModel:
     try:
         info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         weights = folder / str(info["weights"]["file"])
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        digest = file_entry(weights)["sha256"]
         if (info["format"], info["format_version"], info["family"]) != (FORMAT, FORMAT_VERSION, FAMILY):
             raise BundleError(f"{folder} is not a {FORMAT} {FORMAT_VERSION} of family {FAMILY}")
         if digest != info["weights"]["sha256"]:
@@ -140,16 +135,3 @@ def randomise(model: StreamModel, seed: int) -> None:
         )
         normal(model.codec.motion_mean, 0.1, 0.05)
         model.codec.motion_std.copy_(0.05 + 0.1 * torch.rand(model.codec.motion_std.shape, generator=generator))
-
-
-def provenance_of(config: Config, **facts: Any) -> dict[str, Any]:
-    """What a bundle remembers of its making: seed, resolved configuration and the facts given."""
-    from unils_training import __version__
-
-    return {
-        "seed": config.seed,
-        "unils_training": __version__,
-        "torch": torch.__version__,
-        "configuration": to_dict(without_places(config)),
-        **facts,
-    }
