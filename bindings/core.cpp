@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,12 +50,94 @@ Struct sized() {
   return value;
 }
 
+// unils_graph_runner over a Python object (unils_sdk.graph_runner.GraphRunner): `load(graphs, threads)` returns one with
+// `run(graph, inputs, outputs)` and `detail`. Tensors arrive as (name, dtype, shape, address) of native memory.
+class PythonRunner {
+ public:
+  explicit PythonRunner(const py::object& runner) : runner_(runner), name_(py::str(runner.attr("name"))) {
+    table_.struct_size = sizeof table_;
+    table_.name = name_.c_str();
+    table_.context = this;
+    table_.load = &load;
+    table_.run = &run_graph;
+    table_.unload = &unload;
+  }
+  const unils_graph_runner* table() const { return &table_; }
+
+ private:
+  // Runs Python with the GIL; what it raises becomes a status and its sentence.
+  template <typename Body>
+  static unils_status guarded(unils_sentence* say, Body&& body) noexcept {
+    const py::gil_scoped_acquire acquire;
+    std::string text;
+    unils_status status = UNILS_OK;
+    try {
+      text = body();
+    } catch (py::error_already_set& raised) {
+      status = UNILS_ERROR_BACKEND;
+      text = py::str(raised.value()).cast<std::string>();
+      if (text.empty()) text = py::str(raised.type().attr("__name__")).cast<std::string>();
+    } catch (const std::exception& failure) {
+      status = UNILS_ERROR_BACKEND;
+      text = failure.what();
+    }
+    std::snprintf(say->text, sizeof say->text, "%s", text.c_str());
+    return status;
+  }
+
+  static unils_status load(void* context, const unils_graph* graphs, int32_t count, int32_t threads, void** loaded,
+                           unils_sentence* say) {
+    return guarded(say, [&] {
+      py::dict paths;
+      for (int32_t i = 0; i < count; ++i) {
+        paths[graphs[i].name] = py::module_::import("os").attr("fsdecode")(py::bytes(graphs[i].path));
+      }
+      py::object made = static_cast<PythonRunner*>(context)->runner_.attr("load")(paths, threads);
+      const std::string detail = py::str(made.attr("detail"));
+      *loaded = made.release().ptr();
+      return detail;
+    });
+  }
+
+  static py::list tensors(const unils_tensor_view* views, int32_t count) {
+    py::list list;
+    for (int32_t i = 0; i < count; ++i) {
+      const unils_tensor_view& view = views[i];
+      py::tuple shape(view.rank);
+      for (int32_t axis = 0; axis < view.rank; ++axis) shape[static_cast<size_t>(axis)] = view.shape[axis];
+      list.append(py::make_tuple(view.name, view.element == UNILS_ELEMENT_INT64 ? "int64" : "float32", shape,
+                                 reinterpret_cast<uintptr_t>(view.data)));
+    }
+    return list;
+  }
+
+  static unils_status run_graph(void* loaded, const char* graph, const unils_tensor_view* inputs, int32_t input_count,
+                                const unils_tensor_view* outputs, int32_t output_count, unils_sentence* why) {
+    return guarded(why, [&] {
+      const py::handle made(static_cast<PyObject*>(loaded));
+      made.attr("run")(graph, tensors(inputs, input_count), tensors(outputs, output_count));
+      return std::string();
+    });
+  }
+
+  static void unload(void* loaded) {
+    const py::gil_scoped_acquire acquire;
+    py::handle(static_cast<PyObject*>(loaded)).dec_ref();
+  }
+
+  py::object runner_;
+  std::string name_;
+  unils_graph_runner table_{};
+};
+
 class Model {
  public:
-  Model(const std::string& bundle, const std::string& backend, int32_t threads) {
+  Model(const std::string& bundle, const std::string& backend, int32_t threads, const py::object& graph_runner) {
+    const PythonRunner runner(graph_runner);
     auto options = sized<unils_model_options>();
     options.backend = backend.c_str();
     options.threads = threads;
+    options.graph_runner = runner.table();
     unils_model* model = nullptr;
     run([&] { return unils_model_load(bundle.c_str(), &options, &model); });
     handle_.reset(model);
@@ -75,7 +159,8 @@ class Model {
                     "default_cfg_scale"_a = info_.default_cfg_scale,
                     "default_look_ahead_self"_a = info_.default_look_ahead_self,
                     "default_look_ahead_other"_a = info_.default_look_ahead_other,
-                    "parameters"_a = info_.parameters, "weight_bytes"_a = info_.weight_bytes);
+                    "parameters"_a = info_.parameters, "weight_bytes"_a = info_.weight_bytes,
+                    "window_frames"_a = info_.window_frames);
   }
 
  private:
@@ -181,7 +266,8 @@ class Session {
     return py::dict("hop_ms"_a = latency.hop_ms, "look_ahead_self_ms"_a = latency.look_ahead_self_ms,
                     "look_ahead_other_ms"_a = latency.look_ahead_other_ms,
                     "resampler_self_ms"_a = latency.resampler_self_ms,
-                    "resampler_other_ms"_a = latency.resampler_other_ms, "total_ms"_a = latency.total_ms);
+                    "resampler_other_ms"_a = latency.resampler_other_ms, "window_ms"_a = latency.window_ms,
+                    "total_ms"_a = latency.total_ms);
   }
 
   py::dict stats() const {
@@ -218,7 +304,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("backends", &backends, "[(name, score, detail)], best first; score 0: cannot run here, and detail says why.");
 
   py::class_<Model>(m, "Model")
-      .def(py::init<const std::string&, const std::string&, int32_t>(), "bundle"_a, "backend"_a, "threads"_a)
+      .def(py::init<const std::string&, const std::string&, int32_t, const py::object&>(), "bundle"_a, "backend"_a,
+           "threads"_a, "graph_runner"_a)
       .def("info", &Model::info);
 
   py::class_<Session>(m, "Session")

@@ -88,7 +88,10 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "src").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_sdk_imports_only_its_few_dependencies(path: Path) -> None:
-    assert imported(path) - set(sys.stdlib_module_names) <= {"unils_sdk", "numpy", "av", "PIL", "tqdm"}
+    allowed = {"unils_sdk", "numpy", "av", "PIL", "tqdm"}
+    if path.name == "graph_runner.py":  # late, when the first bundle of graphs is loaded
+        allowed.add("onnxruntime")
+    assert imported(path) - set(sys.stdlib_module_names) <= allowed
 
 
 def test_import_loads_numpy_and_the_core_only() -> None:

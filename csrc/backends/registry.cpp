@@ -14,11 +14,15 @@ namespace {
 
 struct Known {
   const char* name;
-  const unils_backend* backend;  // null: not built into this library
+  const unils_backend* backend;  // null: cannot run family "stream" here
+  const char* why_not;
 };
 
-constexpr Known kBestFirst[] = {
-    {"tensorrt", nullptr}, {"cuda", nullptr}, {"onnxruntime", nullptr}, {"cpu", &kCpuBackend}};
+constexpr const char* kNotBuilt = "not built into this library";
+constexpr Known kBestFirst[] = {{"tensorrt", nullptr, kNotBuilt},
+                                {"cuda", nullptr, kNotBuilt},
+                                {"onnxruntime", nullptr, "runs bundles of family published only, through the host"},
+                                {"cpu", &kCpuBackend, ""}};
 constexpr int32_t kCount = sizeof kBestFirst / sizeof kBestFirst[0];
 
 void say(unils_sentence* sentence, const std::string& text) {
@@ -27,7 +31,7 @@ void say(unils_sentence* sentence, const std::string& text) {
 
 int32_t score_of(const Known& known, unils_sentence* detail) {
   if (known.backend != nullptr) return known.backend->score(detail);
-  say(detail, "not built into this library");
+  say(detail, known.why_not);
   return 0;
 }
 

@@ -118,16 +118,18 @@ unils_status unils_model_load(const char* bundle, const unils_model_options* opt
     UNILS_REQUIRE(bundle);
     const char* backend = nullptr;
     int32_t threads = 1;
+    const unils_graph_runner* runner = nullptr;
     if (options != nullptr) {
       UNILS_INPUT(options, unils_model_options);
       backend = options->backend;
       threads = options->threads;
+      runner = options->graph_runner;
     }
     if (threads < 1 || threads > 1024) {
       return error(UNILS_ERROR_INVALID_ARGUMENT, "threads is %d; it can be 1 to 1024", threads);
     }
     auto made = std::make_unique<unils_model>();
-    UNILS_RETURN_IF_ERROR(unils::Model::load(bundle, backend, threads, &made->model));
+    UNILS_RETURN_IF_ERROR(unils::Model::load(bundle, backend, threads, &made->model, runner));
     *model = made.release();
     return Status();
   });
@@ -159,6 +161,7 @@ unils_status unils_model_get_info(const unils_model* model, unils_model_info* in
     info->default_look_ahead_other = config.default_look_ahead_other;
     info->parameters = from.parameters();
     info->weight_bytes = from.weight_bytes();
+    info->window_frames = config.family == "published" ? config.published.window_frames : 1;
     return Status();
   });
 }

@@ -3,86 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/json.h"
+#include "model/json_section.h"
 
 namespace unils {
 namespace {
-
-Status wrong(const std::string& key, const char* wanted) {
-  return error(UNILS_ERROR_BUNDLE, "model.json: \"%s\" must be %s", key.c_str(), wanted);
-}
-
-// One object of model.json; its name is only for sentences.
-class Section {
- public:
-  static Status open(const Json& parent, const std::string& path, const char* key, Section* section) {
-    section->path_ = path + key + ".";
-    section->json_ = parent.find(key);
-    if (section->json_ != nullptr && section->json_->is(Json::Kind::kObject)) return Status();
-    return wrong(path + key, "an object");
-  }
-  explicit Section(const Json* json = nullptr) : json_(json) {}
-  Status section(const char* key, Section* inner) const { return open(*json_, path_, key, inner); }
-
-  template <typename T>
-  Status integer(const char* key, int64_t lowest, int64_t highest, T* value) const {
-    const Json* json = json_->find(key);
-    int64_t whole = 0;
-    if (json == nullptr || !json->integer(lowest, highest, &whole)) {
-      const std::string wanted = "a whole number from " + std::to_string(lowest) + " to " + std::to_string(highest);
-      return wrong(path_ + key, wanted.c_str());
-    }
-    *value = static_cast<T>(whole);
-    return Status();
-  }
-  template <typename T>
-  Status number(const char* key, double lowest, double highest, T* value) const {
-    const Json* json = json_->find(key);
-    if (json == nullptr || !json->is(Json::Kind::kNumber) || json->number() < lowest || json->number() > highest) {
-      char wanted[96];
-      std::snprintf(wanted, sizeof wanted, "a number from %g to %g", lowest, highest);
-      return wrong(path_ + key, wanted);
-    }
-    *value = static_cast<T>(json->number());
-    return Status();
-  }
-  Status string(const char* key, size_t longest, std::string* value) const {
-    const Json* json = json_->find(key);
-    if (json == nullptr || !json->is(Json::Kind::kString) || json->string().empty() ||
-        json->string().size() > longest || json->string().find('\0') != std::string::npos) {
-      const std::string wanted = "a text of 1 to " + std::to_string(longest) + " bytes";
-      return wrong(path_ + key, wanted.c_str());
-    }
-    *value = json->string();
-    return Status();
-  }
-  // [0, max]
-  Status range_from_zero(const char* key, int64_t highest, int32_t* max) const {
-    const Json* json = json_->find(key);
-    int64_t zero = 0, last = 0;
-    if (json == nullptr || json->array().size() != 2 || !json->array()[0].integer(0, 0, &zero) ||
-        !json->array()[1].integer(0, highest, &last)) {
-      const std::string wanted = "[0, n] with n from 0 to " + std::to_string(highest);
-      return wrong(path_ + key, wanted.c_str());
-    }
-    *max = static_cast<int32_t>(last);
-    return Status();
-  }
-  Status array(const char* key, size_t fewest, size_t most, const std::vector<Json>** value) const {
-    const Json* json = json_->find(key);
-    if (json == nullptr || !json->is(Json::Kind::kArray) || json->array().size() < fewest ||
-        json->array().size() > most) {
-      const std::string wanted = "a list of " + std::to_string(fewest) + " to " + std::to_string(most) + " values";
-      return wrong(path_ + key, wanted.c_str());
-    }
-    *value = &json->array();
-    return Status();
-  }
-
- private:
-  const Json* json_;
-  std::string path_;
-};
 
 constexpr int kMaxLookAhead = 16;
 constexpr int kMaxWidth = 4096;
@@ -91,41 +15,46 @@ constexpr int kMaxKernel = 64;
 constexpr int kMaxExpansion = 8;
 constexpr int kMaxWindow = 4096;
 
-Status parse_identity(const Section& root, Config* config) {
+Status parse_identity(const JsonSection& root, Config* config) {
   std::string format;
   int format_version = 0;
   UNILS_RETURN_IF_ERROR(root.string("format", 64, &format));
-  if (format != "unils-bundle") return wrong("format", "\"unils-bundle\"");
+  if (format != "unils-bundle") return wrong_key("format", "\"unils-bundle\"");
   UNILS_RETURN_IF_ERROR(root.integer("format_version", 1, 1, &format_version));
   UNILS_RETURN_IF_ERROR(root.string("family", 64, &config->family));
-  if (config->family != "stream") return wrong("family", "\"stream\", the family that this library runs");
+  if (config->family != "stream" && config->family != "published") {
+    return wrong_key("family", "\"stream\" or \"published\", the families that this library runs");
+  }
   UNILS_RETURN_IF_ERROR(root.string("rig", 64, &config->rig));
-  if (config->rig != "arkit" && config->rig != "flame") return wrong("rig", "\"arkit\" or \"flame\"");
+  if (config->rig != "arkit" && config->rig != "flame") return wrong_key("rig", "\"arkit\" or \"flame\"");
 
   const std::vector<Json>* names = nullptr;
   UNILS_RETURN_IF_ERROR(root.array("channels", 1, 1024, &names));
   for (const Json& name : *names) {
     if (name.string().empty() || name.string().size() > 64 || name.string().find('\0') != std::string::npos) {
-      return wrong("channels", "names of 1 to 64 bytes");
+      return wrong_key("channels", "names of 1 to 64 bytes");
     }
     config->channels.push_back(name.string());
   }
   std::vector<std::string> sorted = config->channels;
   std::sort(sorted.begin(), sorted.end());
   if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
-    return wrong("channels", "names without repetition");
+    return wrong_key("channels", "names without repetition");
   config->sizes.channels = static_cast<int32_t>(config->channels.size());
-  if (config->rig == "arkit" && config->sizes.channels != 55) return wrong("channels", "55 names for the rig arkit");
-  if (config->rig == "flame" && config->sizes.channels != 108) return wrong("channels", "108 names for the rig flame");
+  if (config->rig == "arkit" && config->sizes.channels != 55) return wrong_key("channels", "55 names for the rig arkit");
+  if (config->rig == "flame" && config->sizes.channels != 108) return wrong_key("channels", "108 names for the rig flame");
   return Status();
 }
 
-// The front end is fixed by docs/stream-model.md, so these are checks more than settings.
-Status parse_rates(const Section& root, Config* config) {
+// Rates and front end are fixed by docs/stream-model.md, so these are checks more than settings.
+Status parse_rates(const JsonSection& root, Config* config) {
   UNILS_RETURN_IF_ERROR(root.integer("sample_rate", 16000, 16000, &config->sample_rate));
   UNILS_RETURN_IF_ERROR(root.integer("hop_samples", 640, 640, &config->hop_samples));
-  UNILS_RETURN_IF_ERROR(root.integer("frame_rate", 25, 25, &config->frame_rate));
-  Section features;
+  return root.integer("frame_rate", 25, 25, &config->frame_rate);
+}
+
+Status parse_features(const JsonSection& root, Config* config) {
+  JsonSection features;
   UNILS_RETURN_IF_ERROR(root.section("features", &features));
   UNILS_RETURN_IF_ERROR(features.integer("mels", 64, 64, &config->mels));
   UNILS_RETURN_IF_ERROR(features.integer("window_samples", 400, 400, &config->window_samples));
@@ -137,15 +66,15 @@ Status parse_rates(const Section& root, Config* config) {
   config->sizes.mels = config->mels;
   config->sizes.row_values = config->mels * (config->hop_samples / config->step_samples);
 
-  Section look_ahead;
+  JsonSection look_ahead;
   UNILS_RETURN_IF_ERROR(root.section("look_ahead", &look_ahead));
   UNILS_RETURN_IF_ERROR(look_ahead.range_from_zero("self", kMaxLookAhead, &config->sizes.look_ahead_self_max));
   return look_ahead.range_from_zero("other", kMaxLookAhead, &config->sizes.look_ahead_other_max);
 }
 
-Status parse_sizes(const Section& root, Config* config) {
+Status parse_sizes(const JsonSection& root, Config* config) {
   unils_stream_sizes& sizes = config->sizes;
-  Section audio, codec, generator;
+  JsonSection audio, codec, generator;
   UNILS_RETURN_IF_ERROR(root.section("audio_encoder", &audio));
   UNILS_RETURN_IF_ERROR(audio.integer("width", 1, kMaxWidth, &sizes.audio_width));
   UNILS_RETURN_IF_ERROR(audio.integer("depth", 1, kMaxDepth, &sizes.audio_depth));
@@ -164,7 +93,7 @@ Status parse_sizes(const Section& root, Config* config) {
   UNILS_RETURN_IF_ERROR(codec.array("gains", levels, levels, &gains));
   for (const Json& gain : *gains) {
     if (!gain.is(Json::Kind::kNumber) || std::fabs(gain.number()) > 1e6)
-      return wrong("codec.gains", "numbers within 1e6");
+      return wrong_key("codec.gains", "numbers within 1e6");
     config->gains.push_back(static_cast<float>(gain.number()));
   }
 
@@ -178,35 +107,50 @@ Status parse_sizes(const Section& root, Config* config) {
   UNILS_RETURN_IF_ERROR(generator.integer("style_tokens", 1, 256, &sizes.style_tokens));
   UNILS_RETURN_IF_ERROR(generator.integer("head_width", 1, kMaxWidth, &sizes.head_width));
   if (sizes.width % sizes.heads != 0 || sizes.width / sizes.heads % 2 != 0) {
-    return wrong("generator.heads", "a number that cuts generator.width into heads of even width (RoPE turns pairs)");
+    return wrong_key("generator.heads", "a number that cuts generator.width into heads of even width (RoPE turns pairs)");
   }
   return Status();
 }
 
-Status parse_defaults(const Section& root, Config* config) {
-  Section defaults, look_ahead;
+Status parse_defaults(const JsonSection& root, Config* config) {
+  JsonSection defaults, look_ahead;
   UNILS_RETURN_IF_ERROR(root.section("defaults", &defaults));
   UNILS_RETURN_IF_ERROR(defaults.number("temperature", 0.0, 1e3, &config->default_temperature));
   UNILS_RETURN_IF_ERROR(defaults.number("top_p", 1e-6, 1.0, &config->default_top_p));
   UNILS_RETURN_IF_ERROR(defaults.number("cfg_scale", 0.0, 1e3, &config->default_cfg_scale));
+  if (config->family == "published") return Status();  // a window has its look-ahead inside
   UNILS_RETURN_IF_ERROR(defaults.section("look_ahead", &look_ahead));
   const unils_stream_sizes& sizes = config->sizes;
   UNILS_RETURN_IF_ERROR(look_ahead.integer("self", 0, sizes.look_ahead_self_max, &config->default_look_ahead_self));
   return look_ahead.integer("other", 0, sizes.look_ahead_other_max, &config->default_look_ahead_other);
 }
 
-Status parse_weights(const Section& root, Config* config) {
-  Section weights;
+Status parse_file(const JsonSection& section, BundleFile* file) {
+  UNILS_RETURN_IF_ERROR(section.file_name("file", &file->name));
+  return section.sha256("sha256", &file->sha256);
+}
+
+Status parse_weights(const JsonSection& root, Config* config) {
+  JsonSection weights;
   UNILS_RETURN_IF_ERROR(root.section("weights", &weights));
-  UNILS_RETURN_IF_ERROR(weights.string("file", 128, &config->weights_file));
-  UNILS_RETURN_IF_ERROR(weights.string("sha256", 64, &config->weights_sha256));
-  const std::string& name = config->weights_file;
-  if (name.find_first_of("/\\:") != std::string::npos || name == "." || name == "..") {
-    return wrong("weights.file", "a plain file name inside the bundle");
-  }
-  const std::string& digest = config->weights_sha256;
-  if (digest.size() != 64 || digest.find_first_not_of("0123456789abcdef") != std::string::npos) {
-    return wrong("weights.sha256", "64 lower-case hex digits");
+  return parse_file(weights, &config->weights);
+}
+
+Status parse_graphs(const JsonSection& root, Config* config) {
+  UNILS_RETURN_IF_ERROR(root.integer("parameters", 1, int64_t{1} << 40, &config->parameters));
+  JsonSection graphs;
+  UNILS_RETURN_IF_ERROR(root.section("graphs", &graphs));
+  for (const char* name : PublishedConfig::kGraphs) {
+    JsonSection graph;
+    BundleFile file;
+    UNILS_RETURN_IF_ERROR(graphs.section(name, &graph));
+    UNILS_RETURN_IF_ERROR(parse_file(graph, &file));
+    config->graphs.push_back(file);
+    if (!graph.has("data")) continue;
+    JsonSection data;
+    UNILS_RETURN_IF_ERROR(graph.section("data", &data));
+    UNILS_RETURN_IF_ERROR(parse_file(data, &file));
+    config->graph_data.push_back(file);
   }
   return Status();
 }
@@ -219,10 +163,16 @@ Status Config::parse(const std::string& json, Config* config) {
   if (!parsed.ok()) return error(UNILS_ERROR_BUNDLE, "model.json is %s", parsed.sentence().c_str());
   if (!value.is(Json::Kind::kObject)) return error(UNILS_ERROR_BUNDLE, "model.json must hold an object");
   *config = Config();
-  const Section root(&value);
+  const JsonSection root(&value);
   UNILS_RETURN_IF_ERROR(parse_identity(root, config));
   UNILS_RETURN_IF_ERROR(parse_rates(root, config));
-  UNILS_RETURN_IF_ERROR(parse_sizes(root, config));
+  if (config->family == "published") {
+    UNILS_RETURN_IF_ERROR(PublishedConfig::parse(root, static_cast<int>(config->channels.size()), &config->published));
+    UNILS_RETURN_IF_ERROR(parse_graphs(root, config));
+  } else {
+    UNILS_RETURN_IF_ERROR(parse_features(root, config));
+    UNILS_RETURN_IF_ERROR(parse_sizes(root, config));
+  }
   UNILS_RETURN_IF_ERROR(parse_defaults(root, config));
   return parse_weights(root, config);
 }

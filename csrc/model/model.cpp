@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include <cstring>
 #include <exception>
 #include <new>
 
@@ -13,6 +14,19 @@ namespace {
 
 constexpr int64_t kMaxJsonBytes = int64_t{1} << 20;
 constexpr int64_t kMaxWeightBytes = int64_t{1} << 31;
+constexpr int64_t kMaxGraphBytes = int64_t{1} << 34;
+
+Status another_file(const BundleFile& file) {
+  return error(UNILS_ERROR_BUNDLE,
+               "%s is not the file that model.json describes (its SHA-256 differs); copy the bundle again",
+               printable(file.name).c_str());
+}
+
+uint64_t first_eight_bytes(const std::array<uint8_t, 32>& digest) {
+  uint64_t value = 0;
+  for (size_t i = 0; i < 8; ++i) value = value << 8 | digest[i];
+  return value;
+}
 
 }  // namespace
 
@@ -20,11 +34,14 @@ Model::~Model() {
   if (backend_model_ != nullptr) backend_->model_free(backend_model_);
 }
 
-int64_t Model::weight_bytes() const { return backend_->weight_bytes(backend_model_); }
+int64_t Model::weight_bytes() const {
+  return graphs_ != nullptr ? graph_bytes_ : backend_->weight_bytes(backend_model_);
+}
 
-Status Model::load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model) {
+Status Model::load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model,
+                   const unils_graph_runner* runner) {
   try {
-    return load_or_throw(bundle_dir, backend, threads, model);
+    return load_or_throw(bundle_dir, backend, threads, runner, model);
   } catch (const std::bad_alloc&) {
     return Status(UNILS_ERROR_OUT_OF_MEMORY, "no memory");  // short enough not to allocate
   } catch (const std::exception& failure) {
@@ -32,7 +49,7 @@ Status Model::load(const char* bundle_dir, const char* backend, int threads, std
   }
 }
 
-Status Model::load_or_throw(const char* bundle_dir, const char* backend, int threads,
+Status Model::load_or_throw(const char* bundle_dir, const char* backend, int threads, const unils_graph_runner* runner,
                             std::shared_ptr<const Model>* model) {
   if (bundle_dir == nullptr || *bundle_dir == '\0') {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "no bundle was named; give the path of a folder with model.json");
@@ -40,41 +57,93 @@ Status Model::load_or_throw(const char* bundle_dir, const char* backend, int thr
   if (threads < 1) return error(UNILS_ERROR_INVALID_ARGUMENT, "threads is %d; it must be at least 1", threads);
 
   std::shared_ptr<Model> loading(new Model());
-  unils_sentence sentence = {};
-  const unils_status resolved = unils_backend_resolve(backend, &loading->backend_, &sentence);
-  if (resolved != UNILS_OK) return Status(resolved, sentence.text);
-  loading->backend_detail_ = sentence.text;
-
   const std::string folder = std::string(bundle_dir) + "/";
   std::vector<char> file;
   UNILS_RETURN_IF_ERROR(read_file(folder + "model.json", 2, kMaxJsonBytes, &file));
   loading->json_.assign(file.begin(), file.end());
   UNILS_RETURN_IF_ERROR(Config::parse(loading->json_, &loading->config_));
-  const Config& config = loading->config_;
+  if (loading->config_.family == "published") {
+    UNILS_RETURN_IF_ERROR(loading->load_published(folder, backend, threads, runner));
+  } else {
+    unils_sentence sentence = {};
+    const unils_status resolved = unils_backend_resolve(backend, &loading->backend_, &sentence);
+    if (resolved != UNILS_OK) return Status(resolved, sentence.text);
+    loading->backend_detail_ = sentence.text;
+    UNILS_RETURN_IF_ERROR(loading->load_stream(folder, threads));
+  }
+  *model = std::move(loading);
+  return Status();
+}
 
-  const std::vector<TensorShape> expected = expected_tensors(config.sizes);
-  for (const TensorShape& tensor : expected) loading->parameters_ += tensor.count();
-  const int64_t value_bytes = loading->parameters_ * static_cast<int64_t>(sizeof(float));
+Status Model::read_weights(const std::string& folder, const std::vector<TensorShape>& expected, Sha256* fingerprint,
+                           Weights* weights) {
+  int64_t values = 0;
+  for (const TensorShape& tensor : expected) values += tensor.count();
+  const int64_t value_bytes = values * static_cast<int64_t>(sizeof(float));
   if (value_bytes > kMaxWeightBytes) {
     return error(UNILS_ERROR_BUNDLE, "model.json describes a model of %lld bytes; at most %lld are supported",
                  static_cast<long long>(value_bytes), static_cast<long long>(kMaxWeightBytes));
   }
-  UNILS_RETURN_IF_ERROR(read_file(folder + config.weights_file, 8, value_bytes + kMaxSafetensorsHeader + 8, &file));
+  std::vector<char> file;
+  const std::string path = folder + config_.weights.name;
+  UNILS_RETURN_IF_ERROR(read_file(path, 8, value_bytes + kMaxSafetensorsHeader + 8, &file));
   const std::array<uint8_t, 32> digest = sha256(file.data(), file.size());
-  if (sha256_text(digest) != config.weights_sha256) {
-    return error(UNILS_ERROR_BUNDLE,
-                 "%s is not the file that model.json describes (its SHA-256 differs); copy the bundle again",
-                 printable(config.weights_file).c_str());
-  }
-  for (size_t i = 0; i < 8; ++i) loading->fingerprint_ = loading->fingerprint_ << 8 | digest[i];
-  Weights weights;
-  UNILS_RETURN_IF_ERROR(Weights::read(file, expected, &weights));
+  if (sha256_text(digest) != config_.weights.sha256) return another_file(config_.weights);
+  fingerprint->add(digest.data(), digest.size());
+  return Weights::read(file, expected, weights);
+}
 
-  const unils_model_spec spec = {&config.sizes, config.gains.data(), weights.tensors().data(),
+Status Model::load_stream(const std::string& folder, int threads) {
+  const std::vector<TensorShape> expected = expected_tensors(config_.sizes);
+  for (const TensorShape& tensor : expected) parameters_ += tensor.count();
+  Weights weights;
+  Sha256 fingerprint;
+  UNILS_RETURN_IF_ERROR(read_weights(folder, expected, &fingerprint, &weights));
+  fingerprint_ = first_eight_bytes(fingerprint.digest());
+  const unils_model_spec spec = {&config_.sizes, config_.gains.data(), weights.tensors().data(),
                                  static_cast<int32_t>(weights.tensors().size()), threads};
-  const unils_status created = loading->backend_->model_create(&spec, &loading->backend_model_, &sentence);
-  if (created != UNILS_OK) return Status(created, sentence.text);
-  *model = std::move(loading);
+  unils_sentence sentence = {};
+  const unils_status created = backend_->model_create(&spec, &backend_model_, &sentence);
+  return created == UNILS_OK ? Status() : Status(created, sentence.text);
+}
+
+Status Model::load_published(const std::string& folder, const char* backend, int threads,
+                             const unils_graph_runner* runner) {
+  const bool any = backend == nullptr || std::strcmp(backend, "auto") == 0;
+  if (runner == nullptr) {
+    return Status(UNILS_ERROR_BACKEND,
+                  "a bundle of family published is a set of graphs and needs a graph runner "
+                  "(unils_model_options.graph_runner), which this program does not give");
+  }
+  if (runner->struct_size != sizeof *runner) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "unils_graph_runner.struct_size is %zu; set it to %zu in this version",
+                 runner->struct_size, sizeof *runner);
+  }
+  if (!any && (runner->name == nullptr || std::strcmp(backend, runner->name) != 0)) {
+    return error(UNILS_ERROR_BACKEND, "a bundle of family published runs on %s, not on %s; ask for that or for auto",
+                 runner->name == nullptr ? "a graph runner" : runner->name, printable(backend).c_str());
+  }
+  Sha256 fingerprint;
+  UNILS_RETURN_IF_ERROR(read_weights(folder, expected_tensors(config_.published), &fingerprint, &weights_));
+  parameters_ = config_.parameters;
+  std::vector<std::string> paths;
+  const auto check = [&](const BundleFile& file) {
+    std::array<uint8_t, 32> digest;
+    int64_t bytes = 0;
+    UNILS_RETURN_IF_ERROR(hash_file(folder + file.name, 1, kMaxGraphBytes, &digest, &bytes));
+    if (sha256_text(digest) != file.sha256) return another_file(file);
+    fingerprint.add(digest.data(), digest.size());
+    graph_bytes_ += bytes;
+    return Status();
+  };
+  for (const BundleFile& file : config_.graphs) {
+    UNILS_RETURN_IF_ERROR(check(file));
+    paths.push_back(folder + file.name);
+  }
+  for (const BundleFile& file : config_.graph_data) UNILS_RETURN_IF_ERROR(check(file));
+  fingerprint_ = first_eight_bytes(fingerprint.digest());
+  UNILS_RETURN_IF_ERROR(Graphs::load(*runner, paths, threads, &graphs_));
+  backend_detail_ = graphs_->detail();
   return Status();
 }
 

@@ -6,17 +6,22 @@
 
 #include "core/status.h"
 #include "model/config.h"
+#include "model/graphs.h"
+#include "model/sha256.h"
+#include "model/weights.h"
 #include "unils/backend.h"
 
 namespace unils {
 
 class Model {
  public:
-  // bundle_dir: a folder with model.json and its weights (UTF-8). backend: NULL or "auto", "cpu", ...; a name fails
-  // loudly. threads >= 1 is an upper bound for one step; the cpu backend uses one.
+  // bundle_dir: a folder with model.json and the files it names (UTF-8). backend: NULL or "auto", "cpu", ...; a name
+  // fails loudly. threads >= 1 is an upper bound for one step; the cpu backend uses one. runner: opens the graphs of
+  // family "published"; may be NULL.
   // Nothing in the bundle is trusted: UNILS_ERROR_IO when a file cannot be read, UNILS_ERROR_BUNDLE when it is not what
   // it says, UNILS_ERROR_BACKEND, UNILS_ERROR_OUT_OF_MEMORY.
-  static Status load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model);
+  static Status load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model,
+                     const unils_graph_runner* runner = nullptr);
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -25,18 +30,27 @@ class Model {
   const std::string& json() const { return json_; }  // the whole model.json
   int64_t parameters() const { return parameters_; }
   int64_t weight_bytes() const;  // what one step reads
-  // First 8 bytes of the weights' SHA-256: tells whose state a snapshot is.
+  // First 8 bytes of the SHA-256 of weights and graphs: tells whose state a snapshot is.
   uint64_t fingerprint() const { return fingerprint_; }
 
-  const char* backend_name() const { return backend_->name; }
+  const char* backend_name() const { return graphs_ != nullptr ? graphs_->backend_name() : backend_->name; }
   const std::string& backend_detail() const { return backend_detail_; }  // "avx512", or why "auto" fell back
+
+  // Family "stream".
   const unils_backend& backend() const { return *backend_; }
   const unils_backend_model* backend_model() const { return backend_model_; }
+  // Family "published".
+  const Graphs& graphs() const { return *graphs_; }
+  const Weights& weights() const { return weights_; }
 
  private:
   Model() = default;
   static Status load_or_throw(const char* bundle_dir, const char* backend, int threads,
-                              std::shared_ptr<const Model>* model);
+                              const unils_graph_runner* runner, std::shared_ptr<const Model>* model);
+  Status load_stream(const std::string& folder, int threads);
+  Status load_published(const std::string& folder, const char* backend, int threads, const unils_graph_runner* runner);
+  Status read_weights(const std::string& folder, const std::vector<TensorShape>& expected, Sha256* fingerprint,
+                      Weights* weights);
 
   Config config_;
   std::string json_;
@@ -45,6 +59,9 @@ class Model {
   const unils_backend* backend_ = nullptr;
   unils_backend_model* backend_model_ = nullptr;
   std::string backend_detail_;
+  int64_t graph_bytes_ = 0;
+  Weights weights_;
+  std::unique_ptr<Graphs> graphs_;
 };
 
 }  // namespace unils

@@ -1,5 +1,6 @@
 #include "model/sha256.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace unils {
@@ -39,23 +40,42 @@ void absorb(uint32_t hash[8], const uint8_t* block) {
 
 }  // namespace
 
-std::array<uint8_t, 32> sha256(const void* data, size_t bytes) {
-  uint32_t hash[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+void Sha256::add(const void* data, size_t bytes) {
+  if (bytes == 0) return;
   const auto* at = static_cast<const uint8_t*>(data);
-  size_t left = bytes;
-  for (; left >= 64; left -= 64, at += 64) absorb(hash, at);
+  const size_t filled = bytes_ % sizeof block_;
+  bytes_ += bytes;
+  if (filled > 0) {
+    const size_t taken = std::min(sizeof block_ - filled, bytes);
+    std::memcpy(block_ + filled, at, taken);
+    if (filled + taken < sizeof block_) return;
+    absorb(hash_, block_);
+    at += taken;
+    bytes -= taken;
+  }
+  for (; bytes >= sizeof block_; bytes -= sizeof block_, at += sizeof block_) absorb(hash_, at);
+  std::memcpy(block_, at, bytes);
+}
 
+std::array<uint8_t, 32> Sha256::digest() {
+  const size_t left = bytes_ % sizeof block_;
   uint8_t tail[128] = {};
-  if (left > 0) std::memcpy(tail, at, left);
+  std::memcpy(tail, block_, left);
   tail[left] = 0x80;
   const size_t tail_bytes = left < 56 ? 64 : 128;
-  const uint64_t bits = uint64_t{bytes} * 8;
+  const uint64_t bits = bytes_ * 8;
   for (int i = 0; i < 8; ++i) tail[tail_bytes - 1 - static_cast<size_t>(i)] = static_cast<uint8_t>(bits >> (8 * i));
-  for (size_t i = 0; i < tail_bytes; i += 64) absorb(hash, tail + i);
+  for (size_t i = 0; i < tail_bytes; i += 64) absorb(hash_, tail + i);
 
   std::array<uint8_t, 32> digest;
-  for (size_t i = 0; i < 32; ++i) digest[i] = static_cast<uint8_t>(hash[i / 4] >> (24 - 8 * (i % 4)));
+  for (size_t i = 0; i < 32; ++i) digest[i] = static_cast<uint8_t>(hash_[i / 4] >> (24 - 8 * (i % 4)));
   return digest;
+}
+
+std::array<uint8_t, 32> sha256(const void* data, size_t bytes) {
+  Sha256 hash;
+  hash.add(data, bytes);
+  return hash.digest();
 }
 
 std::string sha256_text(const std::array<uint8_t, 32>& digest) {

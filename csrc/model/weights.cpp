@@ -101,6 +101,21 @@ std::vector<TensorShape> expected_tensors(const unils_stream_sizes& sizes) {
   return list.sorted();
 }
 
+std::vector<TensorShape> expected_tensors(const PublishedConfig& sizes) {
+  TensorList list;
+  list.vector("codec.motion_mean", sizes.channels);
+  list.vector("codec.motion_std", sizes.channels);
+  list.matrix("codec.rest_latent", sizes.window_frames, sizes.bits);
+  list.vector("generator.positions", sizes.tokens());
+  return list.sorted();
+}
+
+const float* Weights::find(const char* name) const {
+  const auto found = std::find_if(tensors_.begin(), tensors_.end(),
+                                  [name](const unils_tensor& tensor) { return std::strcmp(tensor.name, name) == 0; });
+  return found == tensors_.end() ? nullptr : found->values;
+}
+
 Status Weights::read(const std::vector<char>& file, const std::vector<TensorShape>& expected, Weights* weights) {
   std::vector<TensorView> found;
   UNILS_RETURN_IF_ERROR(parse_safetensors(file.data(), static_cast<int64_t>(file.size()), &found));
@@ -136,6 +151,10 @@ Status Weights::read(const std::vector<char>& file, const std::vector<TensorShap
     const bool is_std = tensor.name == "audio_encoder.mel_std" || tensor.name == "codec.motion_std";
     if (is_std && !std::all_of(at, at + tensor.count, [](float value) { return value > 0.0f; })) {
       return error(UNILS_ERROR_BUNDLE, "tensor %s is divided by, so every value must be above 0", tensor.name.c_str());
+    }
+    const auto is_position = [](float value) { return value >= 0.0f && value < 65536.0f && value == std::floor(value); };
+    if (tensor.name == "generator.positions" && !std::all_of(at, at + tensor.count, is_position)) {
+      return error(UNILS_ERROR_BUNDLE, "tensor %s must hold whole numbers from 0 to 65535", tensor.name.c_str());
     }
     weights->names_.push_back(tensor.name);
     weights->tensors_.push_back({weights->names_.back().c_str(), at, {tensor.shape[0], tensor.shape[1]}});

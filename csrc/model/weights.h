@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "model/published_config.h"
 #include "unils/backend.h"
 
 namespace unils {
@@ -18,6 +19,8 @@ struct TensorShape {
 
 // Every tensor of docs/stream-model.md, sorted by name.
 std::vector<TensorShape> expected_tensors(const unils_stream_sizes& sizes);
+// What native code needs of a model whose other weights lie in its graphs (docs/published.md), sorted by name.
+std::vector<TensorShape> expected_tensors(const PublishedConfig& sizes);
 
 class Weights {
  public:
@@ -25,6 +28,7 @@ class Weights {
   static Status read(const std::vector<char>& file, const std::vector<TensorShape>& expected, Weights* weights);
   // Sorted by name; pointers live as long as this.
   const std::vector<unils_tensor>& tensors() const { return tensors_; }
+  const float* find(const char* name) const;  // of an expected tensor
 
  private:
   std::vector<float> values_;

@@ -11,10 +11,6 @@
 namespace unils {
 namespace {
 
-constexpr unils_track kTracks[] = {UNILS_TRACK_SELF, UNILS_TRACK_OTHER};
-
-Track engine_track(unils_track track) { return track == UNILS_TRACK_SELF ? Track::kSelf : Track::kOther; }
-
 // The puller's side of a session, for one call. Not a mutex: whoever comes second is told, and does not wait.
 class Pulling {
  public:
@@ -38,20 +34,13 @@ class Pulling {
 
 }  // namespace
 
-Session::Layout::Layout(const StepEngine& engine, const Framer& framer, const SessionSpec& spec,
-                        int64_t style_frames) {
+Session::Layout::Layout(const SessionSpec& spec, int64_t style_frames) {
+  const auto channels = static_cast<int>(spec.channels.size());
   for (const unils_track track : kTracks) {
     rings[track] = state.add<float>(AudioRing::kCapacity);
-    framers[track] = state.add<float>(framer.state_floats());
     tables[track] = scratch.add<float>(Resampler::kTableFloats);
   }
-  queue = state.add<float>(FrameQueue::value_floats(static_cast<int>(spec.channels.size())));
-  this->engine = state.add<char>(engine.state_bytes());
-  workspace = scratch.add<char>(engine.workspace_bytes());
-  framer_line = scratch.add<float>(framer.scratch_floats());
-  framer_scratch = scratch.add<double>(framer.scratch_doubles());
-  hop = scratch.add<float>(static_cast<size_t>(spec.hop_samples));
-  row = scratch.add<float>(static_cast<size_t>(framer.row_values()));
+  queue = state.add<float>(FrameQueue::value_floats(spec.window_frames, channels));
   step_times = scratch.add<float>(StepTimes::kFloats);
   style = scratch.add<float>(static_cast<size_t>(style_frames) * spec.channels.size());
 }
@@ -90,57 +79,49 @@ Status Session::check(const SessionSpec& spec, const unils_session_options& opti
       return refuse("style holds a number that is NaN or infinite");
     }
   }
-  return Framer::check(spec.features, spec.hop_samples);
+  return Status();
 }
 
 Status Session::create(SessionSpec spec, const unils_session_options& options, std::unique_ptr<Session>* session) {
   UNILS_RETURN_IF_ERROR(check(spec, options));
-  const Framer framer(spec.features, spec.hop_samples);
-  const StepEngine& engine = *spec.engine;
-  if (framer.row_values() != engine.row_values() || static_cast<int>(spec.channels.size()) != engine.channels()) {
-    return error(UNILS_ERROR_BUNDLE, "the bundle's features or channels do not fit its weights: %d values a row and %d "
-                 "channels against %d and %d", framer.row_values(), static_cast<int>(spec.channels.size()),
-                 engine.row_values(), engine.channels());
-  }
-  const Layout layout(engine, framer, spec, options.style_frames);
+  Layout layout(spec, options.style_frames);
+  std::unique_ptr<FrameMaker> maker;
+  UNILS_RETURN_IF_ERROR(FrameMaker::create(&spec, options, &layout.state, &layout.scratch, &maker));
   Arena state, scratch;
   UNILS_RETURN_IF_ERROR(Arena::create(layout.state.bytes(), &state));
   UNILS_RETURN_IF_ERROR(Arena::create(layout.scratch.bytes(), &scratch));
   std::unique_ptr<Session> made(
-      new Session(std::move(spec), options, layout, framer, std::move(state), std::move(scratch)));
+      new Session(spec, options, std::move(maker), layout, std::move(state), std::move(scratch)));
   UNILS_RETURN_IF_ERROR(made->start_over());
   *session = std::move(made);
   return Status();
 }
 
-Session::Session(SessionSpec spec, const unils_session_options& options, const Layout& layout, const Framer& framer,
-                 Arena state, Arena scratch)
-    : engine_(std::move(spec.engine)),
+Session::Session(const SessionSpec& spec, const unils_session_options& options, std::unique_ptr<FrameMaker> maker,
+                 const Layout& layout, Arena state, Arena scratch)
+    : maker_(std::move(maker)),
       layout_(layout),
       state_(std::move(state)),
       scratch_(std::move(scratch)),
-      framer_(framer),
       rig_(spec.rig, spec.channels),
       clock_(options.clock, spec.hop_samples, options.look_ahead_self, options.look_ahead_other),
-      clock_mode_(options.clock),
+      options_(options),
       hop_samples_(spec.hop_samples),
       frame_rate_(spec.frame_rate),
-      style_frames_(options.style_frames),
+      window_frames_(spec.window_frames),
       fingerprint_(spec.fingerprint),
       self_("self", state_.at<float>(layout.rings[UNILS_TRACK_SELF]),
             scratch_.at<float>(layout.tables[UNILS_TRACK_SELF])),
       other_("other", state_.at<float>(layout.rings[UNILS_TRACK_OTHER]),
              scratch_.at<float>(layout.tables[UNILS_TRACK_OTHER])),
-      queue_(state_.at<float>(layout.queue), static_cast<int>(spec.channels.size())),
+      queue_(state_.at<float>(layout.queue), spec.window_frames, static_cast<int>(spec.channels.size())),
       step_times_(scratch_.at<float>(layout.step_times)) {
-  params_.look_ahead_self = options.look_ahead_self;
-  params_.look_ahead_other = options.look_ahead_other;
-  params_.temperature = options.temperature;
-  params_.top_p = options.top_p;
-  params_.cfg_scale = options.cfg_scale;
-  params_.seed = options.seed;
-  const auto values = static_cast<size_t>(style_frames_) * spec.channels.size();
+  tracks_.inputs[UNILS_TRACK_SELF] = &self_;
+  tracks_.inputs[UNILS_TRACK_OTHER] = &other_;
+  const auto values = static_cast<size_t>(options.style_frames) * spec.channels.size();
   std::copy_n(options.style, values, scratch_.at<float>(layout.style));
+  options_.style = nullptr;
+  maker_->bind(state_.data(), scratch_.data());
 }
 
 Status Session::start_over() {
@@ -148,17 +129,13 @@ Status Session::start_over() {
   other_.reset();
   // Nothing of the past may show in a snapshot.
   std::memset(state_.data(), 0, state_.bytes());
-  lines_[UNILS_TRACK_SELF] = lines_[UNILS_TRACK_OTHER] = TrackLine();
+  for (TrackLine& line : tracks_.lines) line = TrackLine();
   queue_.load(FrameQueue::State());
   generation_ = 0;
   silent_own_frames_ = 0;
   finished_ = false;
   step_times_.reset();
-  void* engine_state = state_.at<char>(layout_.engine);
-  engine_->reset(engine_state);
-  if (style_frames_ == 0) return Status();
-  return engine_->set_style(engine_state, scratch_.at<char>(layout_.workspace), scratch_.at<float>(layout_.style),
-                            style_frames_);
+  return maker_->start_over(scratch_.at<float>(layout_.style));
 }
 
 Status Session::push_audio(int track, const void* samples, int format, int64_t count, int sample_rate,
@@ -180,20 +157,14 @@ Status Session::push_audio(int track, const void* samples, int format, int64_t c
     return error(UNILS_ERROR_INVALID_ARGUMENT,
                  "clock SELF takes no audio on track other; use clock BOTH or OTHER for a conversation");
   }
-  return inputs_[track]->push(samples, static_cast<unils_sample_format>(format), count, sample_rate, taken);
-}
-
-int64_t Session::end(unils_track track) {
-  const TrackLine& line = lines_[track];
-  const int64_t available = inputs_[track]->available();
-  // Audio that comes late starts at the next frame.
-  return available == 0 ? line.front : std::max(line.front, queue_.end_index() * hop_samples_) + available;
+  return tracks_.inputs[track]->push(samples, static_cast<unils_sample_format>(format), count, sample_rate, taken);
 }
 
 int64_t Session::frames_to_make() {
   const int64_t self = end(UNILS_TRACK_SELF);
   const int64_t other = end(UNILS_TRACK_OTHER);
-  const int64_t frames = finished_ ? clock_.frames_in_all(self, other) : clock_.frames_reached(self, other);
+  const int64_t reached = clock_.frames_reached(self, other) / window_frames_ * window_frames_;
+  const int64_t frames = finished_ ? clock_.frames_in_all(self, other) : reached;
   return std::max<int64_t>(0, frames - queue_.end_index());
 }
 
@@ -206,79 +177,43 @@ Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_
   const Pulling pulling(pulling_);
   UNILS_RETURN_IF_ERROR(pulling.status());
   const int channels = rig_.channels();
+  int64_t generation = 0;
   for (; *count < capacity; ++*count) {
     if (queue_.size() == 0) {
       if (frames_to_make() == 0) break;
-      Status status = make_frame();
+      Status status = make_frames();
       // Frames made before the failure are handed over; the next pull meets it again.
       if (!status.ok()) return *count > 0 ? Status() : status;
     }
+    if (*count > 0 && queue_.generation() != generation) break;
+    generation = queue_.generation();
     const int64_t i = *count;
     const int64_t index = queue_.front_index();
     std::copy_n(queue_.front(), channels, frames.values + i * channels);
     if (frames.index != nullptr) frames.index[i] = index;
     if (frames.pts_seconds != nullptr) frames.pts_seconds[i] = static_cast<double>(index) / frame_rate_;
-    if (frames.generation != nullptr) frames.generation[i] = queue_.front_generation();
+    if (frames.generation != nullptr) frames.generation[i] = generation;
     queue_.pop();
   }
   return Status();
 }
 
-Status Session::make_frame() {
+// The next frame, or the next window's; the queue is empty.
+Status Session::make_frames() {
   const auto began = std::chrono::steady_clock::now();
   const int64_t frame = queue_.end_index();
-  void* engine_state = state_.at<char>(layout_.engine);
-  for (const unils_track track : kTracks) UNILS_RETURN_IF_ERROR(hear(track, frame));
+  // Only the last window of a finished session can be cut.
+  const int64_t count = std::min<int64_t>(window_frames_, frames_to_make());
   float* motion = queue_.back();
-  UNILS_RETURN_IF_ERROR(engine_->step(engine_state, scratch_.at<char>(layout_.workspace), params_, motion));
-  for (const unils_track track : kTracks) {
-    TrackLine& line = lines_[track];
-    const int64_t used = std::clamp<int64_t>(line.heard - line.front, 0, hop_samples_);
-    inputs_[track]->consume(used);
-    line.front += used;
+  UNILS_RETURN_IF_ERROR(maker_->make(frame, &tracks_, motion));
+  for (int64_t i = 0; i < count; ++i) {
+    rig_.clamp(motion + i * rig_.channels());
+    const int64_t end = (frame + i + 1) * hop_samples_;
+    if (clock_mode() == UNILS_CLOCK_OTHER && tracks_.lines[UNILS_TRACK_SELF].front < end) ++silent_own_frames_;
   }
-  rig_.clamp(motion);
-  if (clock_mode_ == UNILS_CLOCK_OTHER && lines_[UNILS_TRACK_SELF].front < (frame + 1) * hop_samples_) {
-    ++silent_own_frames_;
-  }
-  queue_.push(generation_);
-  step_times_.add(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began).count());
-  return Status();
-}
-
-Status Session::rewind(unils_track track, int64_t row) {
-  void* engine_state = state_.at<char>(layout_.engine);
-  if (engine_->rows(engine_state, engine_track(track)) > row) {
-    UNILS_RETURN_IF_ERROR(engine_->rewind_rows(engine_state, engine_track(track), row));
-  }
-  lines_[track].heard = std::min(lines_[track].heard, row * hop_samples_);
-  return Status();
-}
-
-// Brings the track's rows up to what frame `frame` sees, the look-ahead included.
-Status Session::hear(unils_track track, int64_t frame) {
-  void* engine_state = state_.at<char>(layout_.engine);
-  TrackInput& input = *inputs_[track];
-  TrackLine& line = lines_[track];
-  line.front = std::max(line.front, frame * hop_samples_);
-  const int64_t end = line.front + input.available();
-  if (end > std::max(line.front, line.heard)) {
-    // Rows that were made of silence because their audio had not come are made again now that it has.
-    UNILS_RETURN_IF_ERROR(rewind(track, std::max(frame, line.heard / hop_samples_)));
-  }
-  float* hop = scratch_.at<float>(layout_.hop);
-  float* row_values = scratch_.at<float>(layout_.row);
-  for (int64_t row = engine_->rows(engine_state, engine_track(track)); row <= frame + look_ahead(track); ++row) {
-    const int64_t start = row * hop_samples_;
-    const int64_t count = std::clamp<int64_t>(end - start, 0, hop_samples_);
-    input.peek(start - line.front, count, hop);
-    std::fill(hop + count, hop + hop_samples_, 0.0f);
-    framer_.row(state_.at<float>(layout_.framers[track]), scratch_.at<float>(layout_.framer_line),
-                scratch_.at<double>(layout_.framer_scratch), row, hop, row_values);
-    UNILS_RETURN_IF_ERROR(engine_->push_row(engine_state, scratch_.at<char>(layout_.workspace), engine_track(track),
-                                            row_values));
-    if (count > 0) line.heard = start + count;
-  }
+  queue_.push(count, generation_);
+  const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - began;
+  for (int64_t i = 0; i < count; ++i) step_times_.add(took.count() / static_cast<double>(count));
   return Status();
 }
 
@@ -294,9 +229,9 @@ Status Session::interrupt(int64_t* generation) {
   const Pulling pulling(pulling_);
   UNILS_RETURN_IF_ERROR(pulling.status());
   const int64_t frame = queue_.end_index();
-  UNILS_RETURN_IF_ERROR(rewind(UNILS_TRACK_SELF, frame));
+  UNILS_RETURN_IF_ERROR(maker_->forget(UNILS_TRACK_SELF, frame, &tracks_));
   self_.restart();
-  lines_[UNILS_TRACK_SELF].front = frame * hop_samples_;
+  tracks_.lines[UNILS_TRACK_SELF].front = frame * hop_samples_;
   *generation = ++generation_;
   return Status();
 }
@@ -322,15 +257,15 @@ Status Session::reset() {
 uint64_t Session::options_hash() const {
   Checksum hash;
   const auto add = [&hash](const auto& value) { hash.add(&value, sizeof value); };
-  add(clock_mode_);
-  add(params_.look_ahead_self);
-  add(params_.look_ahead_other);
-  add(params_.temperature);
-  add(params_.top_p);
-  add(params_.cfg_scale);
-  add(params_.seed);
+  add(clock_mode());
+  add(options_.look_ahead_self);
+  add(options_.look_ahead_other);
+  add(options_.temperature);
+  add(options_.top_p);
+  add(options_.cfg_scale);
+  add(options_.seed);
   hash.add(scratch_.at<float>(layout_.style),
-           static_cast<size_t>(style_frames_) * static_cast<size_t>(rig_.channels()) * sizeof(float));
+           static_cast<size_t>(options_.style_frames) * static_cast<size_t>(rig_.channels()) * sizeof(float));
   return hash.value();
 }
 
@@ -344,8 +279,8 @@ Status Session::snapshot(void* buffer, size_t bytes) {
   const TrackLock lock(self_, other_);
   SessionCounters counters;
   for (const unils_track track : kTracks) {
-    inputs_[track]->save(&counters.inputs[track]);
-    counters.lines[track] = lines_[track];
+    tracks_.inputs[track]->save(&counters.inputs[track]);
+    counters.lines[track] = tracks_.lines[track];
   }
   counters.queue = queue_.state();
   counters.generation = generation_;
@@ -354,7 +289,7 @@ Status Session::snapshot(void* buffer, size_t bytes) {
   SnapshotHeader header;
   header.magic = SnapshotHeader::kMagic;
   header.bytes = snapshot_bytes();
-  header.engine_bytes = engine_->state_bytes();
+  header.engine_bytes = maker_->engine_bytes();
   header.fingerprint = fingerprint_;
   header.options = options_hash();
   char* body = static_cast<char*>(buffer) + sizeof header;
@@ -379,7 +314,7 @@ Status Session::restore(const void* buffer, size_t bytes) {
   if (header.options != options_hash()) {
     return refuse("this snapshot is of a session with other options; create the session with the same ones");
   }
-  if (header.bytes != snapshot_bytes() || header.engine_bytes != engine_->state_bytes() || bytes != header.bytes) {
+  if (header.bytes != snapshot_bytes() || header.engine_bytes != maker_->engine_bytes() || bytes != header.bytes) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "this snapshot has %zu bytes and should have %zu; it was cut or is of "
                  "another build of unils", bytes, snapshot_bytes());
   }
@@ -393,33 +328,22 @@ Status Session::restore(const void* buffer, size_t bytes) {
   const TrackLock lock(self_, other_);
   std::memcpy(state_.data(), body + sizeof counters, state_.bytes());
   for (const unils_track track : kTracks) {
-    inputs_[track]->load(counters.inputs[track]);
-    lines_[track] = counters.lines[track];
+    tracks_.inputs[track]->load(counters.inputs[track]);
+    tracks_.lines[track] = counters.lines[track];
   }
   queue_.load(counters.queue);
   generation_ = counters.generation;
   silent_own_frames_ = counters.silent_own_frames;
   finished_ = counters.inputs[UNILS_TRACK_SELF].finished != 0;
   step_times_.reset();
-  if (engine_plausible()) return Status();
+  if (maker_->plausible(queue_.end_index(), tracks_)) return Status();
   UNILS_RETURN_IF_ERROR(start_over());
   return refuse("this snapshot contradicts itself; the session was reset");
 }
 
-bool Session::engine_plausible() const {
-  const void* engine_state = state_.at<char>(layout_.engine);
-  const int64_t next = queue_.end_index();
-  if (engine_->frame(engine_state) != next) return false;
-  for (const unils_track track : kTracks) {
-    const int64_t rows = engine_->rows(engine_state, engine_track(track));
-    if (rows < next || rows > next + 1 + look_ahead(track) || lines_[track].heard > rows * hop_samples_) return false;
-  }
-  return true;
-}
-
 // Whether a session of these options can have these counters.
 bool Session::plausible(const SessionCounters& counters) const {
-  if (!FrameQueue::plausible(counters.queue) || counters.generation < 0) return false;
+  if (!queue_.plausible(counters.queue) || counters.generation < 0) return false;
   const int64_t next = counters.queue.end * hop_samples_;
   for (const unils_track track : kTracks) {
     const TrackLine& line = counters.lines[track];
@@ -435,17 +359,18 @@ Status Session::get_latency(unils_latency* latency) {
   UNILS_RETURN_IF_ERROR(pulling.status());
   const double hop_ms = 1000.0 / frame_rate_;
   latency->hop_ms = hop_ms;
-  latency->look_ahead_self_ms = hop_ms * params_.look_ahead_self;
-  latency->look_ahead_other_ms = hop_ms * params_.look_ahead_other;
+  latency->look_ahead_self_ms = hop_ms * options_.look_ahead_self;
+  latency->look_ahead_other_ms = hop_ms * options_.look_ahead_other;
   latency->resampler_self_ms = 1000.0 * self_.delay_seconds();
   latency->resampler_other_ms = 1000.0 * other_.delay_seconds();
-  latency->total_ms = hop_ms;
+  latency->window_ms = hop_ms * window_frames_;
+  latency->total_ms = latency->window_ms;
   if (clock_.waits_for(UNILS_TRACK_SELF)) {
-    latency->total_ms = hop_ms + latency->look_ahead_self_ms + latency->resampler_self_ms;
+    latency->total_ms = latency->window_ms + latency->look_ahead_self_ms + latency->resampler_self_ms;
   }
   if (clock_.waits_for(UNILS_TRACK_OTHER)) {
     latency->total_ms =
-        std::max(latency->total_ms, hop_ms + latency->look_ahead_other_ms + latency->resampler_other_ms);
+        std::max(latency->total_ms, latency->window_ms + latency->look_ahead_other_ms + latency->resampler_other_ms);
   }
   return Status();
 }
@@ -459,12 +384,12 @@ Status Session::get_stats(unils_stats* stats) {
   stats->step_p99_us = step_times_.percentile(0.99);
   stats->samples_self = self_.samples();
   stats->samples_other = other_.samples();
-  stats->skew_samples = clock_mode_ == UNILS_CLOCK_SELF
+  stats->skew_samples = clock_mode() == UNILS_CLOCK_SELF
                             ? 0
                             : end(UNILS_TRACK_SELF) + self_.pending() - end(UNILS_TRACK_OTHER) - other_.pending();
   stats->refused_samples = self_.refused() + other_.refused();
   stats->silent_own_frames = silent_own_frames_;
-  stats->session_bytes = sizeof *this + state_.bytes() + scratch_.bytes() + framer_.bytes() + rig_.bytes();
+  stats->session_bytes = sizeof *this + state_.bytes() + scratch_.bytes() + maker_->bytes() + rig_.bytes();
   return Status();
 }
 

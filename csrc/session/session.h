@@ -3,10 +3,6 @@
 //
 // Threads: push_audio from one thread a track, everything else from one more. Pushers and the puller share the rings'
 // atomics only; a second puller is turned away by a flag.
-//
-// Time line: sample s of a track is in hop s / hop_samples. A track's ring holds what frames not yet made will hear;
-// the ring's first sample lies at TrackLine::front. Rows beyond a track's audio (look-ahead, or own audio that is
-// missing under clock OTHER) are made of silence and made again when audio comes.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -18,10 +14,9 @@
 #include "audio/track_input.h"
 #include "core/arena.h"
 #include "core/status.h"
-#include "engine/step_engine.h"
-#include "features/framer.h"
 #include "postprocess/frame_queue.h"
 #include "postprocess/rig_layout.h"
+#include "session/frame_maker.h"
 #include "session/session_spec.h"
 #include "session/snapshot.h"
 #include "session/step_times.h"
@@ -51,47 +46,42 @@ class Session {
   Status get_stats(unils_stats* stats);
 
  private:
-  // Where things lie: state is what a snapshot copies, scratch is what it need not.
+  // Where things lie, besides what the maker holds: state is what a snapshot copies, scratch is what it need not.
   struct Layout {
     ArenaLayout state, scratch;
-    size_t rings[2], framers[2], queue, engine;
-    size_t tables[2], workspace, framer_line, framer_scratch, hop, row, step_times, style;
-    Layout(const StepEngine& engine, const Framer& framer, const SessionSpec& spec, int64_t style_frames);
+    size_t rings[2], queue;
+    size_t tables[2], step_times, style;
+    Layout(const SessionSpec& spec, int64_t style_frames);
   };
 
-  Session(SessionSpec spec, const unils_session_options& options, const Layout& layout, const Framer& framer,
-          Arena state, Arena scratch);
+  Session(const SessionSpec& spec, const unils_session_options& options, std::unique_ptr<FrameMaker> maker,
+          const Layout& layout, Arena state, Arena scratch);
 
   static Status check(const SessionSpec& spec, const unils_session_options& options);
   Status start_over();
   int look_ahead(unils_track track) const {
-    return track == UNILS_TRACK_SELF ? params_.look_ahead_self : params_.look_ahead_other;
+    return track == UNILS_TRACK_SELF ? options_.look_ahead_self : options_.look_ahead_other;
   }
-  int64_t end(unils_track track);
+  int64_t end(unils_track track) { return tracks_.end(track, queue_.end_index() * hop_samples_); }
+  unils_clock clock_mode() const { return options_.clock; }
   int64_t frames_to_make();
-  Status make_frame();
-  Status hear(unils_track track, int64_t frame);
-  Status rewind(unils_track track, int64_t row);
+  Status make_frames();
   uint64_t options_hash() const;
   bool plausible(const SessionCounters& counters) const;
-  bool engine_plausible() const;
 
-  std::unique_ptr<StepEngine> engine_;
+  std::unique_ptr<FrameMaker> maker_;
   Layout layout_;
   Arena state_, scratch_;
-  Framer framer_;
   RigLayout rig_;
   TrackClock clock_;
-  StepParams params_;
-  unils_clock clock_mode_;
+  unils_session_options options_;  // without the pointer to style
   int hop_samples_;
   int frame_rate_;
-  int64_t style_frames_;
+  int window_frames_;  // made at a time
   uint64_t fingerprint_;
 
   TrackInput self_, other_;
-  TrackInput* inputs_[2] = {&self_, &other_};
-  TrackLine lines_[2];
+  Tracks tracks_;
   FrameQueue queue_;
   int64_t generation_ = 0;
   int64_t silent_own_frames_ = 0;

@@ -14,6 +14,13 @@ Status SessionSpec::from_model(std::shared_ptr<const Model> model, SessionSpec* 
   }
   spec->rig = config.rig;
   spec->channels = config.channels;
+  spec->hop_samples = config.hop_samples;
+  spec->frame_rate = config.frame_rate;
+  spec->fingerprint = model->fingerprint();
+  if (config.family == "published") {
+    spec->window_frames = config.published.window_frames;
+    return WindowEngine::create(std::move(model), &spec->window_engine);
+  }
   spec->features.sample_rate = config.sample_rate;
   spec->features.window_samples = config.window_samples;
   spec->features.step_samples = config.step_samples;
@@ -22,11 +29,8 @@ Status SessionSpec::from_model(std::shared_ptr<const Model> model, SessionSpec* 
   spec->features.low_hz = config.low_hz;
   spec->features.high_hz = config.high_hz;
   spec->features.floor = config.log_floor;
-  spec->hop_samples = config.hop_samples;
-  spec->frame_rate = config.frame_rate;
   spec->look_ahead_self_max = config.sizes.look_ahead_self_max;
   spec->look_ahead_other_max = config.sizes.look_ahead_other_max;
-  spec->fingerprint = model->fingerprint();
   return StepEngine::create(std::move(model), &spec->engine);
 }
 

@@ -6,6 +6,7 @@
 
 #include "audio/track_input.h"
 #include "postprocess/frame_queue.h"
+#include "session/tracks.h"
 
 namespace unils {
 
@@ -17,12 +18,6 @@ struct SnapshotHeader {
   uint64_t fingerprint = 0;   // of the model
   uint64_t options = 0;       // hash of the session's options, style included
   uint64_t checksum = 0;      // of everything behind the header
-};
-
-// Where one track stands on the session's time line, in samples at 16 kHz.
-struct TrackLine {
-  int64_t front = 0;  // where the oldest sample in the ring lies
-  int64_t heard = 0;  // end of the audio that rows were made of; what rows hold beyond is silence
 };
 
 struct SessionCounters {

@@ -10,6 +10,7 @@ from typing import Any
 
 from unils_sdk import _core
 from unils_sdk.errors import FileError, InvalidArgumentError, InvalidTypeError
+from unils_sdk.graph_runner import OnnxRunner
 
 BUNDLED_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models", "default")
 """The bundle that comes with the package."""
@@ -30,7 +31,7 @@ class ModelInfo:
     """What a model is and what it can do."""
 
     family: str
-    """`stream`"""
+    """`stream`, or `published`: UniLS as released."""
     rig: str
     """`arkit` or `flame`"""
     channels: tuple[str, ...]
@@ -50,7 +51,9 @@ class ModelInfo:
     """What the backend picked, `avx512` say, or why `auto` fell back."""
     parameters: int
     weight_bytes: int
-    """Bytes that one step reads."""
+    """Bytes that one step reads; family `published`: the size of its graphs."""
+    window_frames: int
+    """Frames made at a time: 1, or a window of 100 that waits for all of its audio."""
     licence: str
     provenance: Mapping[str, Any]
     """Where the weights come from, as the bundle tells it."""
@@ -71,10 +74,11 @@ class Model:
 
     @staticmethod
     def load(path: str | os.PathLike[str] | None = None, backend: str = "auto", threads: int = 1) -> Model:
-        """Load a bundle: a folder with `model.json` and `weights.safetensors`.
+        """Load a bundle: a folder with `model.json`, `weights.safetensors` and, in family `published`, graphs.
 
         path: the folder; the model that comes with the package when None.
-        backend: `auto`, or a name such as `cpu`; a name fails loudly, only `auto` falls back.
+        backend: `auto`, or a name such as `cpu`; a name fails loudly, only `auto` falls back. Family `published` runs
+            on `onnxruntime` (`pip install 'unils-sdk[onnx]'`).
         threads: how many threads one step may use.
 
         Raises `FileError` when it is not there, `BundleError` when it is broken, `BackendError` when the backend is.
@@ -97,7 +101,7 @@ class Model:
             raise InvalidArgumentError("the path of a bundle cannot hold a null character")
         if not 1 <= threads <= 1024:
             raise InvalidArgumentError(f"threads must be 1 to 1024, not {threads}")
-        return Model(_core.Model(os.fsencode(folder), backend, threads), folder)
+        return Model(_core.Model(os.fsencode(folder), backend, threads, OnnxRunner()), folder)
 
     def __repr__(self) -> str:
         info = self.info
@@ -128,6 +132,7 @@ def _read_info(core: _core.Model, path: str) -> ModelInfo:
         backend_detail=native["backend_detail"] or "",
         parameters=native["parameters"],
         weight_bytes=native["weight_bytes"],
+        window_frames=native["window_frames"],
         licence=str(bundle.get("licence", "")),
         provenance=provenance if isinstance(provenance, dict) else {},
         path=path,

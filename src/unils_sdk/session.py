@@ -33,6 +33,8 @@ class Latency:
     resampler_self_ms: float
     """0 until the first push fixes the track's rate, and at 16 kHz."""
     resampler_other_ms: float
+    window_ms: float
+    """Frames are made this much audio at a time: one hop, or 4000 in family `published`."""
     total_ms: float
     """From the first sample of a hop on the live track to its frame."""
 
@@ -72,7 +74,8 @@ class Session:
     temperature: 0 is greedy. top_p: in (0, 1]. cfg_scale: strength of guidance by audio and style; 1 switches it off.
         None is the model's default.
     seed: the same model, audio, options and seed give bitwise the same frames.
-    style: motion (n, D) of 1 to 20 seconds whose manner the face takes on: an array or a `FrameBatch`.
+    style: motion (n, D) of 1 to 20 seconds whose manner the face takes on: an array or a `FrameBatch`. Family
+        `published` takes its first 4 seconds and refuses a shorter one.
 
     One thread per track may push while one thread does everything else. Whatever else runs concurrently is refused with
     `BusyError`. The GIL is released while native code runs.

@@ -256,7 +256,7 @@ static void test_settings_out_of_bounds_are_refused_by_name(const TemporaryFolde
   const Case cases[] = {
       {"unils-bundle", "other", "\"format\""},
       {"\"format_version\":1", "\"format_version\":2", "\"format_version\""},
-      {"\"family\":\"stream\"", "\"family\":\"published\"", "\"family\""},
+      {"\"family\":\"stream\"", "\"family\":\"abacus\"", "\"family\""},
       {"\"family\":\"stream\",", "", "\"family\""},
       {"\"rig\":\"arkit\"", "\"rig\":\"puppet\"", "\"rig\""},
       {"\"rig\":\"arkit\"", "\"rig\":\"flame\"", "108 names"},

@@ -28,29 +28,39 @@ void test_another_rig_is_left_as_it_is() {
   CHECK(motion[0] == -7.5f && motion[1] == 123.0f);
 }
 
-void test_queue_hands_frames_over_in_order() {
-  std::vector<float> values(FrameQueue::value_floats(2));
-  FrameQueue queue(values.data(), 2);
+void test_queue_hands_frames_over_in_order(int window, int last) {
+  std::vector<float> values(FrameQueue::value_floats(window, 2));
+  FrameQueue queue(values.data(), window, 2);
   int64_t made = 0, taken = 0;
-  for (int round = 0; round < 50; ++round) {
-    while (!queue.full()) {
-      CHECK(queue.end_index() == made);
-      queue.back()[0] = static_cast<float>(made);
-      queue.push(made / 10);
-      ++made;
-    }
-    CHECK(queue.size() == FrameQueue::kCapacity);
-    for (int i = 0; i <= round % 4; ++i) {
+  for (int round = 0; round < 5; ++round) {
+    const int count = round == 4 ? last : window;  // the last window may be cut
+    CHECK(queue.size() == 0 && queue.end_index() == made);
+    for (int i = 0; i < count; ++i) queue.back()[2 * i] = static_cast<float>(made + i);
+    queue.push(count, round);
+    made += count;
+    CHECK(queue.end_index() == made);
+    for (int i = 0; i < count; ++i) {
+      CHECK(queue.size() == count - i);
       CHECK(queue.front()[0] == static_cast<float>(taken));
-      CHECK(queue.front_index() == taken && queue.front_generation() == taken / 10);
+      CHECK(queue.front_index() == taken && queue.generation() == round);
+      CHECK(queue.plausible(queue.state()));
       queue.pop();
       ++taken;
     }
   }
-  FrameQueue::State state = queue.state();
-  CHECK(FrameQueue::plausible(state));
-  state.end = state.first + FrameQueue::kCapacity + 1;
-  CHECK(!FrameQueue::plausible(state));
+}
+
+void test_queue_knows_which_states_it_cannot_have() {
+  std::vector<float> values(FrameQueue::value_floats(10, 1));
+  const FrameQueue queue(values.data(), 10, 1);
+  const auto plausible = [&](int64_t first, int64_t end, int64_t generation) {
+    FrameQueue::State state;
+    state.first = first, state.end = end, state.generation = generation;
+    return queue.plausible(state);
+  };
+  CHECK(plausible(0, 0, 0) && plausible(20, 30, 1) && plausible(29, 30, 1) && plausible(30, 33, 0));
+  CHECK(!plausible(19, 30, 0));  // of two windows
+  CHECK(!plausible(31, 30, 0) && !plausible(-1, 5, 0) && !plausible(0, 5, -1));
 }
 
 }  // namespace
@@ -58,6 +68,8 @@ void test_queue_hands_frames_over_in_order() {
 int main() {
   test_arkit_shapes_stay_in_0_to_1_and_rotations_in_a_quarter_turn();
   test_another_rig_is_left_as_it_is();
-  test_queue_hands_frames_over_in_order();
+  test_queue_hands_frames_over_in_order(1, 1);
+  test_queue_hands_frames_over_in_order(10, 3);
+  test_queue_knows_which_states_it_cannot_have();
   return check::result();
 }

@@ -70,11 +70,6 @@ typedef struct unils_step_request {
   float* logits; /* (levels * bits), out: guided logits; may be NULL */
 } unils_step_request;
 
-/* Where a call that fails writes its sentence. */
-typedef struct unils_sentence {
-  char text[512];
-} unils_sentence;
-
 typedef struct unils_backend {
   uint32_t version; /* UNILS_BACKEND_VERSION */
   const char* name;

@@ -70,17 +70,56 @@ typedef enum unils_clock { UNILS_CLOCK_BOTH = 0, UNILS_CLOCK_OTHER = 1, UNILS_CL
 typedef struct unils_model unils_model;
 typedef struct unils_session unils_session;
 
+/* Where a callback writes one sentence. */
+typedef struct unils_sentence {
+  char text[512];
+} unils_sentence;
+
+/* What a graph of a bundle reads or writes: dense, row-major memory of the library, borrowed for one call. */
+typedef enum unils_element { UNILS_ELEMENT_FLOAT32 = 0, UNILS_ELEMENT_INT64 = 1 } unils_element;
+#define UNILS_MAX_RANK 8
+typedef struct unils_tensor_view {
+  const char* name;
+  unils_element element;
+  int32_t rank;
+  int64_t shape[UNILS_MAX_RANK];
+  void* data; /* an input is only read */
+} unils_tensor_view;
+
+/* The family "published" is a set of ONNX graphs (docs/published.md), and this library holds no engine for them: the
+ * host plugs one in. The Python package does so with ONNX Runtime. Sampling, guidance, quantisation, windows and clocks
+ * stay in the library, so every runner makes the same frames up to its rounding.
+ * `context` and the table must live until unils_model_load returns; what `load` made, until `unload`. Models may run
+ * graphs from several threads at once. Callbacks must not throw or call back into the model or its sessions. */
+typedef struct unils_graph {
+  const char* name; /* "audio_encoder", "prefill", "step", "codec_encode", "codec_decode" */
+  const char* path; /* of its .onnx file, whose SHA-256 has been checked; weights may lie in files beside it */
+} unils_graph;
+typedef struct unils_graph_runner {
+  size_t struct_size;
+  const char* name; /* of the backend that it is, "onnxruntime" */
+  void* context;
+  /* Opens the graphs of one bundle. `say`: what it uses ("CPUExecutionProvider"), or why it failed. */
+  unils_status (*load)(void* context, const unils_graph* graphs, int32_t count, int32_t threads, void** loaded,
+                       unils_sentence* say);
+  /* Runs one graph. Every input and output is given, of the shape that the graph has for these inputs. */
+  unils_status (*run)(void* loaded, const char* graph, const unils_tensor_view* inputs, int32_t input_count,
+                      const unils_tensor_view* outputs, int32_t output_count, unils_sentence* why);
+  void (*unload)(void* loaded);
+} unils_graph_runner;
+
 /* Options and info structs begin with their size, so that later versions can append fields. Set it to sizeof(struct)
  * yourself, or call the *_init function. */
 typedef struct unils_model_options {
   size_t struct_size;
   const char* backend; /* "auto" (default when NULL), "cpu", ... A name fails loudly; only "auto" falls back. */
   int32_t threads;     /* threads that one step may use; 1 by default */
+  const unils_graph_runner* graph_runner; /* for bundles of family "published"; NULL: they are refused */
 } unils_model_options;
 
 typedef struct unils_model_info {
   size_t struct_size;
-  const char* family;  /* "stream"; lives as long as the model, as do the strings below */
+  const char* family;  /* "stream" or "published"; lives as long as the model, as do the strings below */
   const char* rig;     /* "arkit" or "flame" */
   const char* backend; /* the backend that runs it, "cpu" say */
   const char* backend_detail; /* "avx512", or why "auto" fell back */
@@ -93,7 +132,8 @@ typedef struct unils_model_info {
   float default_temperature, default_top_p, default_cfg_scale;
   int32_t default_look_ahead_self, default_look_ahead_other;
   int64_t parameters;
-  int64_t weight_bytes; /* what one step reads */
+  int64_t weight_bytes; /* what one step reads; family "published": the size of its graphs */
+  int32_t window_frames; /* frames made at a time: 1, or a window of 100 that waits for all of its audio */
 } unils_model_info;
 
 typedef struct unils_session_options {
@@ -123,16 +163,20 @@ typedef struct unils_latency {
   double hop_ms;              /* 40: a frame needs the whole hop it covers */
   double look_ahead_self_ms, look_ahead_other_ms;
   double resampler_self_ms, resampler_other_ms; /* <= 2.6; 0 until the first push fixes the rate, and at 16 kHz */
-  /* From the first sample of a hop to its frame, when audio comes live: hop + look-ahead + resampler of the track that
-   * the clock waits for; under BOTH, of the later of the two. (Own audio pushed look_ahead_self ahead of its time, as
-   * text-to-speech is, adds nothing: then it is hop_ms + look_ahead_other_ms + resampler_other_ms.) */
+  /* hop_ms x unils_model_info.window_frames: frames are made this much audio at a time. hop_ms in family "stream", 4000
+   * in "published", where the first frame of a window waits for the last hop of it. */
+  double window_ms;
+  /* From the first sample of a hop to its frame, when audio comes live: window + look-ahead + resampler of the track
+   * that the clock waits for; under BOTH, of the later of the two. (Own audio pushed look_ahead_self ahead of its time, as
+   * text-to-speech is, adds nothing: then it is window_ms + look_ahead_other_ms + resampler_other_ms.) */
   double total_ms;
 } unils_latency;
 
 typedef struct unils_stats {
   size_t struct_size;
   int64_t frames;              /* made since creation or reset */
-  double step_p50_us, step_p95_us, step_p99_us; /* compute per frame, features included, over the last 4096 */
+  double step_p50_us, step_p95_us, step_p99_us; /* compute per frame, features included, over the last 4096; a window's
+                                                  is shared out among its frames */
   int64_t samples_self, samples_other;          /* taken since creation or reset, at 16 kHz */
   int64_t skew_samples;        /* end of own audio minus end of the other's on the time line, at 16 kHz; 0 under SELF */
   int64_t refused_samples;     /* offered but not taken because a ring was full, at the caller's rate */
@@ -155,7 +199,7 @@ typedef struct unils_backend_info {
 UNILS_API int32_t unils_backend_count(void);
 UNILS_API unils_status unils_backend_get(int32_t index, unils_backend_info* info);
 
-/* bundle: a folder with model.json and weights.safetensors. options may be NULL. */
+/* bundle: a folder with model.json, weights.safetensors and, in family "published", graphs. options may be NULL. */
 UNILS_API unils_status unils_model_load(const char* bundle, const unils_model_options* options, unils_model** model);
 UNILS_API void unils_model_free(unils_model* model); /* NULL is fine; sessions made from it go on */
 UNILS_API unils_status unils_model_get_info(const unils_model* model, unils_model_info* info);
@@ -174,13 +218,15 @@ UNILS_API unils_status unils_session_push_audio(unils_session* session, unils_tr
                                                 unils_sample_format format, int64_t count, int32_t sample_rate,
                                                 int64_t* taken);
 /* Makes every frame that can be made, up to capacity, and never waits for audio. *count may be 0. When a frame fails
- * after others were made, those are returned with UNILS_OK and the next pull returns the failure. */
+ * after others were made, those are returned with UNILS_OK and the next pull returns the failure. Frames of one pull are
+ * of one generation: after an interrupt, the rest of a window that was made before it comes alone. */
 UNILS_API unils_status unils_session_pull_frames(unils_session* session, const unils_frames* frames, int64_t capacity,
                                                  int64_t* count);
 /* Frames that a pull could make now. */
 UNILS_API unils_status unils_session_frames_ready(const unils_session* session, int64_t* count);
-/* Barge-in: own audio from the next frame on is forgotten, also what look-ahead had already heard; the other track and
- * the face go on. Raises the generation of the frames that follow (*generation, may be NULL). Own audio pushed next
+/* Barge-in: own audio from the next frame to be made on is forgotten, also what look-ahead had already heard; the other
+ * track and the face go on. Raises the generation of the frames made from now on; those of a window that is made but not
+ * pulled yet keep the one before (*generation, may be NULL). Own audio pushed next
  * starts at the next frame; under BOTH and SELF go on pushing it (or silence), or no frame can be made. */
 UNILS_API unils_status unils_session_interrupt(unils_session* session, int64_t* generation);
 /* No more audio: what is missing of the last hop, of look-ahead and of the shorter track is silence, and the longer

@@ -1,0 +1,36 @@
+// Graphs: the graphs of one bundle, opened by the host's runner (unils_graph_runner). Immutable; shared like the model.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "unils/unils.h"
+
+namespace unils {
+
+class Graphs {
+ public:
+  // paths: of PublishedConfig::kGraphs, in that order.
+  static Status load(const unils_graph_runner& runner, const std::vector<std::string>& paths, int threads,
+                     std::unique_ptr<Graphs>* graphs);
+  ~Graphs() { runner_.unload(loaded_); }
+  Graphs(const Graphs&) = delete;
+  Graphs& operator=(const Graphs&) = delete;
+
+  const char* backend_name() const { return name_.c_str(); }
+  const std::string& detail() const { return detail_; }
+  // graph: one of PublishedConfig::kGraphs.
+  Status run(const char* graph, const unils_tensor_view* inputs, int input_count, const unils_tensor_view* outputs,
+             int output_count) const;
+
+ private:
+  Graphs(const unils_graph_runner& runner, void* loaded, std::string detail)
+      : runner_(runner), name_(runner.name), detail_(std::move(detail)), loaded_(loaded) {}
+
+  unils_graph_runner runner_;
+  std::string name_, detail_;
+  void* loaded_;
+};
+
+}  // namespace unils

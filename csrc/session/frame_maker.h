@@ -1,0 +1,39 @@
+// FrameMaker: from the audio of a session's tracks to its next frames. One for each family of models; the session is the
+// same for all.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "core/arena.h"
+#include "core/status.h"
+#include "session/session_spec.h"
+#include "session/tracks.h"
+
+namespace unils {
+
+class FrameMaker {
+ public:
+  // Takes the engine out of spec, and adds what the maker holds to the session's memory: `state` is what a snapshot
+  // copies, `scratch` is what it need not.
+  // UNILS_ERROR_INVALID_ARGUMENT, UNILS_ERROR_BUNDLE.
+  static Status create(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
+                       ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker);
+  virtual ~FrameMaker() = default;
+
+  // The memory laid out above, once, before anything else.
+  virtual void bind(void* state, void* scratch) = 0;
+  // Frame 0. style: motion (options.style_frames, D); the state is zeroed.
+  virtual Status start_over(const float* style) = 0;
+  // Makes frames [frame, frame + spec.window_frames) into motion (window_frames, D), not yet clamped, and consumes the
+  // audio that no later frame needs. Audio that is not there is silence. When it fails, it can be called again.
+  virtual Status make(int64_t frame, Tracks* tracks, float* motion) = 0;
+  // Forgets what was heard of a track from `frame`, the next to be made, on.
+  virtual Status forget(unils_track track, int64_t frame, Tracks* tracks) = 0;
+  // Whether the bound state can be that of a session whose next frame is `frame`.
+  virtual bool plausible(int64_t frame, const Tracks& tracks) const = 0;
+  virtual size_t engine_bytes() const = 0;  // of the engine's part of the state
+  virtual size_t bytes() const = 0;         // held outside the session's memory
+};
+
+}  // namespace unils

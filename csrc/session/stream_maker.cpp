@@ -1,0 +1,108 @@
+#include "session/stream_maker.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace unils {
+namespace {
+
+Track engine_track(unils_track track) { return track == UNILS_TRACK_SELF ? Track::kSelf : Track::kOther; }
+
+}  // namespace
+
+Status StreamMaker::check(const SessionSpec& spec) {
+  UNILS_RETURN_IF_ERROR(Framer::check(spec.features, spec.hop_samples));
+  const Framer framer(spec.features, spec.hop_samples);
+  const StepEngine& engine = *spec.engine;
+  if (framer.row_values() == engine.row_values() && static_cast<int>(spec.channels.size()) == engine.channels()) {
+    return Status();
+  }
+  return error(UNILS_ERROR_BUNDLE, "the bundle's features or channels do not fit its weights: %d values a row and %d "
+               "channels against %d and %d", framer.row_values(), static_cast<int>(spec.channels.size()),
+               engine.row_values(), engine.channels());
+}
+
+StreamMaker::StreamMaker(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
+                         ArenaLayout* scratch)
+    : engine_(std::move(spec->engine)),
+      framer_(spec->features, spec->hop_samples),
+      hop_samples_(spec->hop_samples),
+      style_frames_(options.style_frames) {
+  params_.look_ahead_self = options.look_ahead_self;
+  params_.look_ahead_other = options.look_ahead_other;
+  params_.temperature = options.temperature;
+  params_.top_p = options.top_p;
+  params_.cfg_scale = options.cfg_scale;
+  params_.seed = options.seed;
+  for (size_t& framer : framers_) framer = state->add<float>(framer_.state_floats());
+  engine_offset_ = state->add<char>(engine_->state_bytes());
+  workspace_ = scratch->add<char>(engine_->workspace_bytes());
+  framer_line_ = scratch->add<float>(framer_.scratch_floats());
+  framer_scratch_ = scratch->add<double>(framer_.scratch_doubles());
+  hop_ = scratch->add<float>(static_cast<size_t>(hop_samples_));
+  row_ = scratch->add<float>(static_cast<size_t>(framer_.row_values()));
+}
+
+Status StreamMaker::start_over(const float* style) {
+  engine_->reset(engine_state());
+  if (style_frames_ == 0) return Status();
+  return engine_->set_style(engine_state(), workspace(), style, style_frames_);
+}
+
+Status StreamMaker::make(int64_t frame, Tracks* tracks, float* motion) {
+  for (const unils_track track : kTracks) UNILS_RETURN_IF_ERROR(hear(track, frame, tracks));
+  UNILS_RETURN_IF_ERROR(engine_->step(engine_state(), workspace(), params_, motion));
+  for (const unils_track track : kTracks) {
+    TrackLine& line = tracks->lines[track];
+    const int64_t used = std::clamp<int64_t>(line.heard - line.front, 0, hop_samples_);
+    tracks->inputs[track]->consume(used);
+    line.front += used;
+  }
+  return Status();
+}
+
+// Brings the track's rows up to what frame `frame` sees, the look-ahead included.
+Status StreamMaker::hear(unils_track track, int64_t frame, Tracks* tracks) {
+  TrackInput& input = *tracks->inputs[track];
+  TrackLine& line = tracks->lines[track];
+  line.front = std::max(line.front, frame * hop_samples_);
+  const int64_t end = line.front + input.available();
+  if (end > std::max(line.front, line.heard)) {
+    // Rows that were made of silence because their audio had not come are made again now that it has.
+    UNILS_RETURN_IF_ERROR(forget(track, std::max(frame, line.heard / hop_samples_), tracks));
+  }
+  float* hop = arena_at<float>(scratch_, hop_);
+  float* row_values = arena_at<float>(scratch_, row_);
+  for (int64_t row = engine_->rows(engine_state(), engine_track(track)); row <= frame + look_ahead(track); ++row) {
+    const int64_t start = row * hop_samples_;
+    const int64_t count = std::clamp<int64_t>(end - start, 0, hop_samples_);
+    input.peek(start - line.front, count, hop);
+    std::fill(hop + count, hop + hop_samples_, 0.0f);
+    framer_.row(arena_at<float>(state_, framers_[track]), arena_at<float>(scratch_, framer_line_),
+                arena_at<double>(scratch_, framer_scratch_), row, hop, row_values);
+    UNILS_RETURN_IF_ERROR(engine_->push_row(engine_state(), workspace(), engine_track(track), row_values));
+    if (count > 0) line.heard = start + count;
+  }
+  return Status();
+}
+
+Status StreamMaker::forget(unils_track track, int64_t frame, Tracks* tracks) {
+  if (engine_->rows(engine_state(), engine_track(track)) > frame) {
+    UNILS_RETURN_IF_ERROR(engine_->rewind_rows(engine_state(), engine_track(track), frame));
+  }
+  TrackLine& line = tracks->lines[track];
+  line.heard = std::min(line.heard, frame * hop_samples_);
+  return Status();
+}
+
+bool StreamMaker::plausible(int64_t frame, const Tracks& tracks) const {
+  if (engine_->frame(engine_state()) != frame) return false;
+  for (const unils_track track : kTracks) {
+    const int64_t rows = engine_->rows(engine_state(), engine_track(track));
+    if (rows < frame || rows > frame + 1 + look_ahead(track)) return false;
+    if (tracks.lines[track].heard > rows * hop_samples_) return false;
+  }
+  return true;
+}
+
+}  // namespace unils
