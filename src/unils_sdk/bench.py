@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unils_sdk.errors import InvalidArgumentError
 from unils_sdk.model import Model
 from unils_sdk.session import Session
 
@@ -21,6 +22,7 @@ _RATE = 16000
 _PUSH = _RATE // 50  # 20 ms, as voice stacks deliver audio
 _STARTS = 5
 _WEIGHT_READS = 200
+_HOP_ROUNDS, _WINDOW_ROUNDS = 50, 3
 
 # Measured in a process of its own, which has nothing loaded yet.
 _START_UP = """
@@ -61,6 +63,9 @@ def run_bench(
     """
     model = Model.load(model_path, backend, threads)
     info = model.info
+    window_seconds = info.window_frames / info.frame_rate
+    if seconds < window_seconds:
+        raise InvalidArgumentError(f"this model makes frames {window_seconds:g} s at a time; measure at least as much")
     many = _many_sessions(model, sessions)
     return {
         "machine": machine(),
@@ -131,7 +136,7 @@ def _one_session(model: Model, seconds: float) -> dict[str, Any]:
         "step_us": {"p50": stats.step_p50_us, "p95": stats.step_p95_us, "p99": stats.step_p99_us},
         "frame_ready_us": {f"p{q}": float(np.percentile(ready_us, q)) for q in (50, 95, 99)},
         "weight_read_us": read_us,
-        "step_to_weight_read": stats.step_p50_us / read_us,
+        "step_to_weight_read": stats.step_p50_us * model.info.window_frames / read_us,
         "real_time_factor": elapsed / seconds,
         "latency_ms": session.latency.total_ms,
     }
@@ -157,21 +162,23 @@ def _resident_bytes() -> int:
 
 
 def _many_sessions(model: Model, count: int) -> dict[str, Any]:
-    """Sessions that take turns hop by hop, as a server runs them: each finds the caches full of the others."""
-    rounds = 50
-    own, other = _noise(640 * (rounds + 2), 2), _noise(640 * (rounds + 2), 3)
+    """Sessions that take turns step by step, as a server runs them: each finds the caches full of the others."""
+    frames = model.info.window_frames
+    step = frames * model.info.hop_samples
+    samples = step * (2 + (_HOP_ROUNDS if frames == 1 else _WINDOW_ROUNDS))
+    own, other = _noise(samples, 2), _noise(samples, 3)
     before = _resident_bytes()
     sessions = [Session(model, seed=seed) for seed in range(count)]
     round_seconds = []
-    for start in range(0, len(own), 640):
+    for start in range(0, samples, step):
         begun = time.perf_counter()
         for session in sessions:
-            session.push_audio(own[start : start + 640], "self", _RATE)
-            session.push_audio(other[start : start + 640], "other", _RATE)
+            session.push_audio(own[start : start + step], "self", _RATE)
+            session.push_audio(other[start : start + step], "other", _RATE)
             session.pull_frames()
         round_seconds.append(time.perf_counter() - begun)
     resident = _resident_bytes() - before
-    per_session = statistics.median(round_seconds[2:]) / count
+    per_session = statistics.median(round_seconds[2:]) / count / frames
     return {
         "sessions_per_core": int(1 / model.info.frame_rate / per_session),
         "session_bytes": sessions[0].stats.session_bytes,

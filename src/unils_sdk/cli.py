@@ -68,6 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(animate)
     animate.set_defaults(run=_animate)
 
+    importer = commands.add_parser("import", help="make a bundle of a released UniLS checkpoint")
+    importer.add_argument("checkpoint", metavar="CHECKPOINT", help="the file, as released or as unils-train wrote it")
+    importer.add_argument(
+        "--audio-encoder", required=True, metavar="DIR", help="folder of its wav2vec2 encoder, or a Hugging Face id"
+    )
+    importer.add_argument("-o", "--output", required=True, metavar="BUNDLE", help="folder of the bundle")
+    importer.add_argument("--licence", metavar="TEXT", help="of the weights, where they are not the released ones")
+    importer.set_defaults(run=_import)
+
     bench = commands.add_parser("bench", help="measure the engine on this machine")
     bench.add_argument("--seconds", type=float, default=60.0, help="audio of the single-session run (%(default)s)")
     bench.add_argument("--sessions", type=int, default=64, help="sessions run side by side (%(default)s)")
@@ -118,6 +127,7 @@ def _demo(options: argparse.Namespace) -> None:
     from unils_sdk.model import Model
 
     model = Model.load(options.model, options.backend, options.threads)
+    suffixes = (".mp4", ".npz", ".json") if model.info.rig == "arkit" else (".npz", ".json")
     figures = run_demo(options.out, seed=options.seed, model=model, progress=not options.quiet)
     print_table(
         [
@@ -130,7 +140,7 @@ def _demo(options: argparse.Namespace) -> None:
             ("real-time factor", f"{figures['real_time_factor']:.4f}"),
             ("latency", f"{figures['latency_ms']:.1f} ms, algorithmic"),
             ("backend", figures["backend"]),
-            ("files", ", ".join(str(options.out / f"demo{suffix}") for suffix in (".mp4", ".npz", ".json"))),
+            ("files", ", ".join(str(options.out / f"demo{suffix}") for suffix in suffixes)),
         ]
     )
 
@@ -171,6 +181,21 @@ def _animate(options: argparse.Namespace) -> None:
 
             with _progress_bar("filming", options.quiet) as progress:
                 render_video(path, [frames], [voices.get("self"), voices.get("other")], progress=progress)
+
+
+def _import(options: argparse.Namespace) -> None:
+    import importlib
+
+    try:
+        # The one command that needs PyTorch, so it lives with the training code.
+        exporter = importlib.import_module("unils_training.export.published")
+        licence = {"licence": options.licence} if options.licence else {}
+        size = exporter.import_checkpoint(options.checkpoint, options.audio_encoder, options.output, **licence)
+    except ImportError as error:
+        raise UnilsError(f"unils import needs PyTorch ({error}): pip install 'unils-sdk[import]'") from error
+    except (ValueError, OSError) as error:
+        raise InvalidArgumentError(str(error)) from error
+    print(f"{options.output}: {size / 1e6:.1f} MB")
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def run_demo(
     latency_ms: algorithmic, from the first sample of a frame to the frame. backend: what did the arithmetic.
 
     `demo.npz` holds `values_a` and `values_b` (frames, D) float32, `channels` (D,), `index` (frames,), `pts_seconds`
-    (frames,), `names` (2,). Raises `FileError` where the folder cannot be written.
+    (frames,), `names` (2,). Faces of rig `flame` are not filmed. Raises `FileError` where the folder cannot be written.
     """
     from unils_sdk.render import render_video
 
@@ -56,9 +56,10 @@ def run_demo(
     batches = [FrameBatch.concatenate(face.batches) for face in faces]
     figures = _figures(model, faces, batches)
     _write_frames(folder / "demo.npz", batches)
-    with _progress_bar("filming", progress) as bar:
-        bar.total = len(batches[0])
-        render_video(folder / "demo.mp4", batches, voices, progress=lambda done, _: bar.update(done - bar.n))
+    if model.info.rig == "arkit":
+        with _progress_bar("filming", progress) as bar:
+            bar.total = len(batches[0])
+            render_video(folder / "demo.mp4", batches, voices, progress=lambda done, _: bar.update(done - bar.n))
     io.write_bytes(folder / "demo.json", (json.dumps(figures, indent=2) + "\n").encode())
     return figures
 

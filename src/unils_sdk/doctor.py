@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from unils_sdk import _core
 from unils_sdk.bench import machine
 from unils_sdk.errors import UnilsError
+from unils_sdk.graph_runner import OnnxRunner
 from unils_sdk.model import BUNDLED_MODEL, Model
 from unils_sdk.session import Session
 
+_WITHOUT_ONNX = "not installed (runs bundles of family published): pip install 'unils-sdk[onnx]'"
 _REQUIRED = ("numpy", "av", "pillow", "tqdm")
 _TRAINING = ("torch", "peft", "safetensors", "scipy", "soundfile", "tensorboard", "matplotlib")
 
@@ -34,12 +36,20 @@ def examine(model_path: str | None = None) -> list[Finding]:
         Finding("unils-sdk", True, f"{_core.version()}, C interface {_core.abi_version()}, {_package_folder()}"),
         Finding("python", True, f"{here['python']}, {sys.executable}"),
         Finding("machine", True, f"{here['cpu']}, {here['cores']} cores, {here['system']}"),
-        *(Finding(f"backend {name}", score > 0 or None, detail) for name, score, detail in _core.backends()),
+        *(_backend(*backend) for backend in _core.backends()),
         _model(model_path),
         *(_package(name, required=True) for name in _REQUIRED),
         _training(),
         _program("espeak-ng", "speaks the training corpus; needed by unils-train synth only"),
     ]
+
+
+def _backend(name: str, score: int, detail: str) -> Finding:
+    if name == OnnxRunner.name:  # which the native library does not hold itself
+        version = _version(name)
+        found = f"{version}, runs bundles of family published"
+        return Finding(f"backend {name}", True if version else None, found if version else _WITHOUT_ONNX)
+    return Finding(f"backend {name}", score > 0 or None, detail)
 
 
 def _package_folder() -> str:

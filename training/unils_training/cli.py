@@ -109,20 +109,12 @@ def _train(options: argparse.Namespace, config: Config) -> int:
 
 
 def _export(options: argparse.Namespace, config: Config) -> int:
-    from unils_training import export
-
+    exporter = importlib.import_module(f"unils_training.export.{config.family}")
     if options.random_init:
-        from unils_training.models.stream.model import StreamModel
-        from unils_training.rigs import ARKIT_CHANNELS
-
-        model = StreamModel(config.model, ARKIT_CHANNELS)
-        export.randomise(model, config.seed)
-        provenance = export.provenance_of(config, weights="random, never trained")
+        model, provenance = exporter.random_model(config)
     else:
-        from unils_training.stages.stream import dialogue
-
-        model, provenance = dialogue.load_for_export(config, options.checkpoint)
-    size = export.write_bundle(options.output, model, config.defaults, provenance, config.licence)
+        model, provenance = exporter.trained_model(config, options.checkpoint)
+    size = exporter.write_bundle(options.output, model, config.defaults, provenance, config.licence)
     print(f"{options.output}: {size / 1e6:.2f} MB, {sum(p.numel() for p in model.parameters())} parameters")
     return 0
 

@@ -10,14 +10,29 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from unils_training.config import ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict
-from unils_training.export.bundle import FORMAT, FORMAT_VERSION, BundleError, file_entry
+from unils_training.config import Config, ConfigError, DefaultsConfig, ModelConfig, from_dict, to_dict
+from unils_training.export.bundle import FORMAT, FORMAT_VERSION, BundleError, file_entry, provenance_of
 from unils_training.models.stream import log_mel as features
 from unils_training.models.stream.model import StreamModel
+from unils_training.rigs import ARKIT_CHANNELS
 
 FAMILY = "stream"
 WEIGHTS_FILE = "weights.safetensors"
 MAX_BUNDLE_BYTES = 12_000_000
+
+
+def random_model(config: Config) -> tuple[StreamModel, dict[str, Any]]:
+    """A model of `config`'s sizes with random weights, for testing engines, and its provenance."""
+    model = StreamModel(config.model, ARKIT_CHANNELS)
+    randomise(model, config.seed)
+    return model, provenance_of(config, weights="random, never trained")
+
+
+def trained_model(config: Config, checkpoint: str | Path | None) -> tuple[StreamModel, dict[str, Any]]:
+    """The dialogue stage's best model, or that of a checkpoint, and its provenance."""
+    from unils_training.stages.stream import dialogue
+
+    return dialogue.load_for_export(config, checkpoint)
 
 
 def describe(

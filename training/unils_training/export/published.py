@@ -1,0 +1,367 @@
+"""Bundles of family `published`: ONNX graphs and what native code needs beside them (docs/published.md).
+
+Shapes: those of docs/published-model.md; R rows of a batch (conditional, unconditional), m cached tokens, n tokens of a
+scale. Caches are token-major, (m, K, 2, R, h, e), so that the keys and values of a scale are written right behind those
+of the scales before, in one buffer of the engine's.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unils_training.config import Config, DefaultsConfig
+from unils_training.export.bundle import FORMAT, FORMAT_VERSION, BundleError, file_entry, provenance_of
+from unils_training.models.published.attention import rope_table
+from unils_training.models.published.audio_encoder import AudioEncoder
+from unils_training.models.published.checkpoint import FRAME_RATE, SAMPLE_RATE
+from unils_training.models.published.codec import Codec
+from unils_training.models.published.generator import Block, Generator, audio_positions, current_positions
+from unils_training.models.published.model import HOP_SAMPLES, PublishedModel
+from unils_training.models.published.smoothing import ORDER, WINDOW_FRAMES
+from unils_training.rigs import RIGS
+
+FAMILY = "published"
+WEIGHTS_FILE = "weights.safetensors"
+OPSET = 17
+EXTERNAL_BYTES = 1 << 30
+"""Weights of a graph larger than this lie in a file of their own: a protocol buffer ends at 2 GB."""
+
+RELEASED_LICENCE = "CC-BY-NC-4.0 (weights of UniLS as released)"
+RELEASED_DEFAULTS = DefaultsConfig(temperature=1.0, top_p=0.97, cfg_scale=1.5)
+
+Shape = tuple[int | str, ...]
+
+
+class AudioGraph(nn.Module):
+    """waveform (1, S), of zero mean and unit deviation -> features (1, J, A)."""
+
+    def __init__(self, encoder: AudioEncoder) -> None:
+        super().__init__()
+        self.wav2vec = encoder.wav2vec
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        features: Tensor = self.wav2vec(waveform).last_hidden_state
+        return features
+
+
+class PrefillGraph(nn.Module):
+    """style, previous (R, F, d), self_features, other_features (R, J, A) -> cache (2F, K, 2, R, h, e) and audio
+    (K, C, 2, R, h, J, e)."""
+
+    table: Tensor
+
+    def __init__(self, generator: Generator, rows: int) -> None:
+        super().__init__()
+        self.generator = generator
+        # As `Generator.audio` has it, but a constant of the graph, computed in double.
+        table = rope_table(audio_positions(rows, generator.config.window_frames), generator.head_width)
+        self.mixed = generator.config.cross_attention == "mixed"
+        self.register_buffer("table", table.repeat(1, 2, 1) if self.mixed else table, persistent=False)
+
+    def forward(
+        self, style: Tensor, previous: Tensor, self_features: Tensor, other_features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        blocks = self.generator.attn_blocks
+        contexts = [self_features + blocks.self_pos, other_features + blocks.other_pos]
+        if self.mixed:
+            contexts = [torch.cat(contexts, dim=1)]
+        audio = torch.stack([self._keys_values(block, contexts) for block in blocks.attn_blocks])
+        return self.generator.prefill(style, previous, audio).permute(4, 0, 1, 2, 3, 5), audio
+
+    def _keys_values(self, block: Block, contexts: list[Tensor]) -> Tensor:
+        pairs = zip(block.crosses(), contexts, strict=True)
+        return torch.stack([cross.keys_values(context, self.table) for cross, context in pairs])
+
+
+class StepGraph(nn.Module):
+    """One scale: latents (R, n, d), level (1,) int64, rope (2, n, e/2), cache (m, K, 2, R, h, e), audio as above ->
+    logits (R, n, d, 2) and added (n, K, 2, R, h, e). Level 0 does not read latents."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(
+        self, latents: Tensor, level: Tensor, rope: Tensor, cache: Tensor, audio: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        generator, blocks = self.generator, self.generator.attn_blocks
+        tokens = generator.code_token_embed(latents)
+        x = torch.where(level == 0, generator.sos_embed.expand_as(tokens), tokens) + blocks.lvl_embed(level)
+        added = []
+        for i, block in enumerate(blocks.attn_blocks):
+            q, k, v = block.self_attn.project(x, rope)
+            added.append(torch.stack((k, v)))
+            past = cache[:, i].permute(1, 2, 3, 0, 4)
+            keys, values = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
+            x = block.finish(x + block.self_attn.attend(q, keys, values), rope, audio[i])
+        logits = generator.logits_head(x).unflatten(-1, (-1, 2))
+        return logits, torch.stack(added).permute(4, 0, 1, 2, 3, 5)
+
+
+class EncodeGraph(nn.Module):
+    """motion (1, F, D), normalised -> z (1, F, d), to be quantised."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.encoder = codec.encoder
+
+    def forward(self, motion: Tensor) -> Tensor:
+        z: Tensor = self.encoder(motion)
+        return z
+
+
+class DecodeGraph(nn.Module):
+    """latent (1, F, d) -> motion (1, F, D), normalised."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.decoder = codec.decoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        motion: Tensor = self.decoder(latent)
+        return motion
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """One graph of a bundle; a dimension is a number, or the name of one that a call fixes."""
+
+    module: nn.Module
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+
+
+def random_model(config: Config) -> tuple[PublishedModel, dict[str, Any]]:
+    """A model of `config`'s sizes with random weights, for testing engines, and its provenance."""
+    torch.manual_seed(config.seed)
+    encoder = AudioEncoder.from_config(config.published.audio_encoder)
+    model = PublishedModel(config.published, RIGS[config.published.rig], encoder)
+    return model, provenance_of(config, weights="random, never trained")
+
+
+def trained_model(config: Config, checkpoint: str | Path | None) -> tuple[PublishedModel, dict[str, Any]]:
+    """The dialogue stage's best model, or that of a checkpoint, and its provenance."""
+    from unils_training.stages.published import dialogue
+
+    model, facts = dialogue.load_for_export(config, checkpoint)
+    return model, provenance_of(config, stages=facts)
+
+
+def import_checkpoint(
+    checkpoint: str | Path, audio_encoder: str | Path, output: str | Path, licence: str = RELEASED_LICENCE
+) -> int:
+    """Makes a bundle of a checkpoint in the released format; returns its size in bytes.
+
+    Args:
+        checkpoint: the file, `{"model": ..., "meta_cfg": ...}`.
+        audio_encoder: folder of a wav2vec2 encoder in the Hugging Face layout, or a hub id.
+        output: folder of the bundle.
+        licence: of the weights, for `model.json`.
+
+    Raises:
+        ValueError: no such checkpoint (the first key or shape that does not fit is named), or no such encoder; nothing
+            is written.
+        FileNotFoundError: a file that is not there.
+    """
+    model = PublishedModel.from_checkpoint(checkpoint, audio_encoder)
+    encoder = Path(audio_encoder)
+    provenance = {
+        "made_by": "unils import",
+        "checkpoint": file_entry(Path(checkpoint)),
+        "audio_encoder": [file_entry(path) for path in sorted(encoder.iterdir()) if path.is_file()]
+        if encoder.is_dir()
+        else str(audio_encoder),
+        "torch": torch.__version__,
+    }
+    return write_bundle(output, model, RELEASED_DEFAULTS, provenance, licence)
+
+
+def graphs(model: PublishedModel) -> dict[str, Graph]:
+    """The five graphs, by name."""
+    config = model.config
+    F, D, d, K = config.window_frames, len(model.channels), config.codec.bits, config.depth
+    h, e = config.heads, config.width // config.heads
+    S, A = model.window_samples, model.audio_encoder.width
+    J = model.audio_encoder.rows(S)
+    C, rows = (1, 2 * J) if config.cross_attention == "mixed" else (2, J)
+    heard = ("R", J, A)
+    audio = (K, C, 2, "R", h, rows, e)
+    return {
+        "audio_encoder": Graph(AudioGraph(model.audio_encoder), {"waveform": (1, S)}, {"features": (1, J, A)}),
+        "prefill": Graph(
+            PrefillGraph(model.generator, J),
+            {"style": ("R", F, d), "previous": ("R", F, d), "self_features": heard, "other_features": heard},
+            {"cache": (2 * F, K, 2, "R", h, e), "audio": audio},
+        ),
+        "step": Graph(
+            StepGraph(model.generator),
+            {
+                "latents": ("R", "n", d),
+                "level": (1,),
+                "rope": (2, "n", e // 2),
+                "cache": ("m", K, 2, "R", h, e),
+                "audio": audio,
+            },
+            {"logits": ("R", "n", d, 2), "added": ("n", K, 2, "R", h, e)},
+        ),
+        "codec_encode": Graph(EncodeGraph(model.codec), {"motion": (1, F, D)}, {"z": (1, F, d)}),
+        "codec_decode": Graph(DecodeGraph(model.codec), {"latent": (1, F, d)}, {"motion": (1, F, D)}),
+    }
+
+
+def describe(
+    model: PublishedModel, defaults: DefaultsConfig, provenance: Mapping[str, Any], licence: str
+) -> dict[str, Any]:
+    """`model.json` without its files."""
+    config, codec = model.config, model.config.codec
+    encoder = model.audio_encoder
+    wav2vec = encoder.wav2vec.config
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "family": FAMILY,
+        "rig": config.rig,
+        "channels": list(model.channels),
+        "sample_rate": SAMPLE_RATE,
+        "hop_samples": HOP_SAMPLES,
+        "frame_rate": FRAME_RATE,
+        "window_frames": config.window_frames,
+        "audio_encoder": {
+            "kind": "wav2vec2",
+            "rows": encoder.rows(model.window_samples),
+            "width": encoder.width,
+            "depth": wav2vec.num_hidden_layers,
+            "heads": wav2vec.num_attention_heads,
+        },
+        "codec": {
+            "width": codec.width,
+            "heads": codec.heads,
+            "depth": codec.depth,
+            "bits": codec.bits,
+            "scales": list(codec.scales),
+        },
+        "generator": {
+            "width": config.width,
+            "heads": config.heads,
+            "depth": config.depth,
+            "cross_attention": config.cross_attention,
+        },
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "defaults": {
+            "temperature": defaults.temperature,
+            "top_p": defaults.top_p,
+            "cfg_scale": defaults.cfg_scale,
+        },
+        "smoothing": {"kind": "savitzky-golay", "window_frames": WINDOW_FRAMES, "order": ORDER, "default": False},
+        "provenance": dict(provenance),
+        "licence": licence,
+    }
+
+
+def write_bundle(
+    folder: str | Path,
+    model: PublishedModel,
+    defaults: DefaultsConfig,
+    provenance: Mapping[str, Any],
+    licence: str,
+) -> int:
+    """Writes `model.json`, `weights.safetensors` and the graphs, and returns their size in bytes.
+
+    The folder appears, or changes, only when everything has been written.
+
+    Raises:
+        BundleError: the model cannot be a bundle, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    model = copy.deepcopy(model).cpu().float().eval()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            written = Path(temporary)
+            description = describe(model, defaults, provenance, licence)
+            description["graphs"] = {name: _write_graph(written, name, graph) for name, graph in graphs(model).items()}
+            save_file(_weights(model), written / WEIGHTS_FILE)
+            description["weights"] = file_entry(written / WEIGHTS_FILE)
+            (written / "model.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+            folder.mkdir(exist_ok=True)
+            for file in written.iterdir():
+                file.chmod(0o644)  # safetensors makes files that only their owner can read
+                shutil.move(file, folder / file.name)
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be written: {error}") from error
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _weights(model: PublishedModel) -> dict[str, Tensor]:
+    with torch.no_grad():
+        rest = model.rest_latent()[0]
+    tensors = {
+        "codec.motion_mean": model.codec.motion_mean,
+        "codec.motion_std": model.codec.motion_std,
+        "codec.rest_latent": rest,
+        "generator.positions": current_positions(model.config.codec.scales, model.config.window_frames),
+    }
+    return {name: value.detach().cpu().float().contiguous() for name, value in tensors.items()}
+
+
+def _write_graph(folder: Path, name: str, graph: Graph) -> dict[str, Any]:
+    """Traces one graph and checks that it is whole; returns its entry of `model.json`."""
+    import onnx
+
+    path = folder / f"{name}.onnx"
+    sizes = {"R": 2, "n": 3, "m": 5}
+    examples = tuple(_example(item, shape, sizes) for item, shape in graph.inputs.items())
+    ports = {**graph.inputs, **graph.outputs}
+    axes = {item: {i: axis for i, axis in enumerate(shape) if isinstance(axis, str)} for item, shape in ports.items()}
+    with warnings.catch_warnings(), torch.no_grad():
+        # The tracing exporter names and folds what it is given and needs no further package; its warnings are about
+        # branches on shapes, which are constants of these graphs.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.module.eval(),
+            examples,
+            str(path),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes={item: named for item, named in axes.items() if named},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    proto = onnx.load(str(path))
+    entry: dict[str, Any] = {}
+    if path.stat().st_size > EXTERNAL_BYTES:
+        data = f"{name}.onnx.data"
+        path.unlink()
+        onnx.save(proto, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data)
+        entry["data"] = file_entry(folder / data)
+    onnx.checker.check_model(str(path))
+    found = [item.name for item in (*proto.graph.input, *proto.graph.output)]
+    if found != list(ports):
+        raise BundleError(f"graph {name} reads and writes {found}, not {list(ports)}")
+    return {
+        **file_entry(path),
+        **entry,
+        "inputs": {item: list(shape) for item, shape in graph.inputs.items()},
+        "outputs": {item: list(shape) for item, shape in graph.outputs.items()},
+    }
+
+
+def _example(name: str, shape: Shape, sizes: Mapping[str, int]) -> Tensor:
+    numbers = [sizes[axis] if isinstance(axis, str) else axis for axis in shape]
+    if name == "level":
+        return torch.ones(numbers, dtype=torch.int64)
+    random = np.random.default_rng(0)
+    return torch.from_numpy(random.standard_normal(numbers).astype(np.float32))
