@@ -286,7 +286,9 @@ class FlameConfig:
 class CodecStageConfig:
     """Weights of the codec's losses; FACTS of the released codec: L1 x1, head x8, velocity x5, BSQ 0.1 and 0.2.
 
-    `vertices` and `lips` count where `flame.model` names a file.
+    `vertices` and `lips` count where `flame.model` names a file. `smoothness`, `bit_noise` and `channel_weights` are
+    the stream family's; `jerk` and `pose`, the error of channels whose names begin with one of `pose_channels`, are the
+    published one's.
     """
 
     training: TrainingConfig = TrainingConfig()
@@ -298,6 +300,9 @@ class CodecStageConfig:
     smoothness: float = 0.05
     vertices: float = 2.0
     lips: float = 0.1
+    pose: float = 8.0
+    pose_channels: tuple[str, ...] = ("head", "jaw")
+    jerk: float = 0.5
     bit_noise: float = 0.02
     channel_weights: tuple[tuple[str, float], ...] = (
         ("head", 4.0),
@@ -321,9 +326,11 @@ class HistoryConfig:
     style_drop: float = 0.3
     style_min_frames: int = 25
     style_max_frames: int = 200
+    previous_drop: float = 0.1
+    """Published family: how often the window before is taken away. Its style clips are one window long."""
 
     def __post_init__(self) -> None:
-        _require_share(self, "clean_clips", "max_flip_rate", "style_drop")
+        _require_share(self, "clean_clips", "max_flip_rate", "style_drop", "previous_drop")
         _require_positive(self, "style_min_frames")
         wanted = f"at least style_min_frames, {self.style_min_frames}"
         _require(self.style_max_frames >= self.style_min_frames, "style_max_frames", wanted, self.style_max_frames)

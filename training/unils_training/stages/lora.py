@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from unils_training.config import LoraConfig
 from unils_training.stages import distributed
 
-TARGETS = (
+STREAM_TARGETS = (
     r"token|blocks\.\d+\.self_attention\.(qkv|output)|blocks\.\d+\.feed_forward\.(up|down)"
     r"|head\.\d+\.(hidden|bits|output)"
 )
+PUBLISHED_TARGETS = (
+    r"code_token_embed|attn_blocks\.attn_blocks\.\d+\.(self_attn\.(to_qkv|to_out)|ffn\.[13])|logits_head\.1"
+)
+"""Names of the layers that get adapters: self-attention, feed-forward, token embedding and head."""
 
 
 class ByteDropout(nn.Module):
@@ -42,15 +46,15 @@ class ByteDropout(nn.Module):
         return words.view(torch.uint8)[index * x.numel() : (index + 1) * x.numel()].view(x.shape) < self.kept
 
 
-def add_lora(generator: nn.Module, config: LoraConfig) -> None:
-    """Freezes the generator and puts adapters on its self-attention, feed-forward, token embedding and head.
+def add_lora(generator: nn.Module, config: LoraConfig, targets: str = STREAM_TARGETS) -> None:
+    """Freezes the generator and puts adapters on the layers whose names are, as a whole, `targets`, a pattern.
 
     With rank 0 there are no adapters, and the generator is trained itself.
     """
     if config.rank == 0:
         return
     generator.requires_grad_(False)
-    peft_config = PeftLoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=TARGETS)
+    peft_config = PeftLoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets)
     inject_adapter_in_model(peft_config, generator)
     if config.dropout > 0.0:
         for layer in generator.modules():

@@ -6,6 +6,7 @@ Shapes: B clips, S samples of a window (64000), J rows (199 for 64000), A width.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -13,6 +14,12 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 from unils_training.config import PublishedAudioEncoderConfig
 
 STD_FLOOR = 1e-6
+NO_NOISE: dict[str, Any] = {
+    "apply_spec_augment": False,
+    "layerdrop": 0.0,
+    **dict.fromkeys(("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout"), 0.0),
+}
+"""Its own dropouts would draw other masks in each of several processes, and a frozen encoder needs none."""
 
 
 def normalise_waveform(samples: Tensor) -> Tensor:
@@ -42,10 +49,9 @@ class AudioEncoder(nn.Module):
         """From a local folder in the Hugging Face layout, or a hub id such as facebook/wav2vec2-xls-r-300m."""
         try:
             # Pre-training heads in the file are of no use here and are left out without complaint.
-            wav2vec = Wav2Vec2Model.from_pretrained(str(source), attn_implementation="sdpa")
+            wav2vec = Wav2Vec2Model.from_pretrained(str(source), attn_implementation="sdpa", **NO_NOISE)
         except OSError as error:
             raise FileNotFoundError(f"there is no wav2vec2 encoder at {source}: {error}") from error
-        wav2vec.config.apply_spec_augment = False
         return cls(wav2vec)
 
     @property
@@ -74,11 +80,6 @@ def _small(config: PublishedAudioEncoderConfig) -> Wav2Vec2Config:
         num_conv_pos_embedding_groups=config.position_groups,
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
-        apply_spec_augment=False,
-        hidden_dropout=0.0,
-        activation_dropout=0.0,
-        attention_dropout=0.0,
-        feat_proj_dropout=0.0,
-        layerdrop=0.0,
+        **NO_NOISE,
         attn_implementation="sdpa",
     )

@@ -37,6 +37,7 @@ from unils_training.stages.stream.generation import (
     validation_begins,
 )
 from unils_training.stages.trainer import BEST, Draw, load_result, source_folder, stage_folder, train_stage
+from unils_training.stages.validation import free_running_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,17 +192,7 @@ class DialogueStage:
         sampling = Sampling(*ahead)
         made = self.model.generate_batch(rows[0], rows[1], sampling, list(range(len(begins))))["motion"]
         self.shown = truth[0], made[0]
-        figures = {}
-        if "jawOpen" in self.model.channels and int(speaking.sum()) > 1:
-            jaw = self.model.channels.index("jawOpen")
-            pair = torch.stack((made[..., jaw][speaking], truth[..., jaw][speaking]))
-            figures["jaw_correlation"] = float(torch.corrcoef(pair)[0, 1])
-            if bool((~speaking).any()):
-                figures["jaw_silent"] = float(made[..., jaw][~speaking].mean())
-        for group, indices in group_channels(self.model.channels).items():
-            ratio = made[..., indices].std(dim=1).mean() / truth[..., indices].std(dim=1).mean().clamp_min(1e-6)
-            figures[f"std_ratio_{group}"] = float(ratio)
-        return figures
+        return free_running_figures(made, truth, speaking, self.model.channels)
 
     def figures(self) -> dict[str, Figure]:
         truth, made = self.shown
