@@ -11,7 +11,7 @@ from torch import Tensor
 from unils_training.config import Config
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import load_motion
-from unils_training.losses import vertex_errors
+from unils_training.flame import vertex_errors
 from unils_training.models.published.codec import Codec
 from unils_training.rigs import group_channels
 from unils_training.stages import distributed
