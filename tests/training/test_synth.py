@@ -13,7 +13,7 @@ from unils_training.data.dataset import open_dataset
 from unils_training.data.espeak import library_path
 from unils_training.data.folder import Clip, list_ids, open_corpus, read_clip
 from unils_training.data.motioncode import expression_basis, from_motioncode, to_motioncode
-from unils_training.data.people import VOICES
+from unils_training.data.people import VOICES, make_person
 from unils_training.data.sentences import HELD_OUT_LANGUAGES
 from unils_training.data.statistics import measure, table
 from unils_training.data.unils_talk import COLUMNS
@@ -265,3 +265,25 @@ def test_an_interrupted_unils_talk_can_be_continued(talk: Path, tmp_path: Path) 
     np.testing.assert_array_equal(one.read("c000000b").motion, two.read("c000000b").motion)
     with pytest.raises(FileExistsError, match="not empty"):
         synth.generate(begun, SEED, HOURS, resume=True, form="unils-talk")
+
+
+def test_a_seed_goes_on_giving_the_corpus_that_it_gave() -> None:
+    """Lengths and persons of `--seed 2 --hours 2 --val-hours 0.5 --test-hours 0.75` as that corpus was first made."""
+    hours = {"train": 2.0, "val": 0.5, "test": 0.75}
+    for wanted in (hours, {**hours, "motion": 1.0}):
+        tasks = synth.plan(Path("nowhere"), 2, wanted)
+        seconds = {split: [task.seconds for task in tasks if task.split == split] for split in hours}
+        assert {split: found[:3] for split, found in seconds.items()} == {
+            "train": [111, 75, 66],
+            "val": [85, 87, 89],
+            "test": [111, 95, 88],
+        }
+        assert {split: len(found) for split, found in seconds.items()} == {"train": 78, "val": 20, "test": 30}
+    for split, index, voice, accent in (
+        ("train", 33, "steph2", "en-029"),
+        ("train", 36, "steph", "tr"),
+        ("val", 0, "Diogo", "en-us"),
+        ("test", 3, "sandro", "cs"),
+    ):
+        person = make_person(2, split, index)
+        assert (person.voice, person.accent) == (voice, accent)
