@@ -277,3 +277,17 @@ def test_a_bundle_does_not_tell_the_folders_of_the_machine_that_trained() -> Non
     config = load_config("tiny", [f"{name}='/home/secret/{name}'" for name in names])
     assert "secret" not in str(to_dict(without_places(config)))
     assert without_places(config).model == config.model
+
+
+def test_compiled_modules_train_the_same_weights(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+
+    def compile_in_place(module: nn.Module) -> None:
+        compiled.append(module)
+        # The tracing is what can go wrong; generating code takes a minute and is PyTorch's.
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_in_place)
+    folder = train(tmp_path, "codec.training.compile=true")
+    assert len(compiled) == 1
+    assert_same(folder, whole)
