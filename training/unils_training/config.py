@@ -145,6 +145,8 @@ class PublishedAudioEncoderConfig:
     heads: int = 4
     feed_forward: int = 128
     conv_width: int = 32
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     position_kernel: int = 16
     position_groups: int = 4
 
@@ -153,6 +155,9 @@ class PublishedAudioEncoderConfig:
         _require_positive(self, "position_groups")
         for key in ("heads", "position_groups"):
             _require(self.width % getattr(self, key) == 0, "width", f"a multiple of {key}", self.width)
+        wanted = f"as many positive numbers as conv_strides, {len(self.conv_strides)}"
+        fits = 0 < len(self.conv_kernels) == len(self.conv_strides) and min(*self.conv_kernels, *self.conv_strides) > 0
+        _require(fits, "conv_kernels", wanted, self.conv_kernels)
         _require(self.cache_grid_frames >= 0, "cache_grid_frames", "0 or more", self.cache_grid_frames)
         frozen = bool(self.source) and not self.trained
         wanted = "0 where the encoder is trained: only a frozen one's features can be kept"

@@ -43,7 +43,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, table: Tensor, keys_values: Tensor) -> Tensor:
         """x (B, n, W) -> (B, n, W), without the residual."""
         q = rope(split_heads(self.q_proj(self.self_norm(x)), self.heads), table)
-        return self.out_proj(join_heads(functional.scaled_dot_product_attention(q, keys_values[0], keys_values[1])))
+        return self.out_proj(join_heads(functional.scaled_dot_product_attention(q, *keys_values.unbind(0))))
 
 
 class Block(nn.Module):
@@ -71,7 +71,7 @@ class Block(nn.Module):
     def finish(self, x: Tensor, table: Tensor, audio: Tensor | None) -> Tensor:
         """What follows self-attention: x (B, n, W), audio (C, 2, B, H, J, e)."""
         if audio is not None:
-            for cross, keys_values in zip(self.crosses(), audio, strict=True):
+            for cross, keys_values in zip(self.crosses(), audio.unbind(0), strict=True):
                 x = x + cross(x, table, keys_values)
         return x + self.ffn(x)
 
@@ -165,13 +165,15 @@ class Generator(nn.Module):
         frames = style.shape[1]
         x = torch.cat((tokens[:, :frames] + blocks.style_pos, tokens[:, frames:] + blocks.prev_pos), dim=1)
         caches = []
-        for i, block in enumerate(blocks.attn_blocks):
+        # `unbind`, not indices: the gradient of each index would be a tensor of the whole.
+        heard = [None] * len(blocks.attn_blocks) if audio is None else audio.unbind(0)
+        for block, audio_layer in zip(blocks.attn_blocks, heard, strict=True):
             q, k, v = block.self_attn.project(x, self.prefix_table)
             caches.append(torch.stack((k, v)))
             # Nothing reads the last block's prefix rows, only its keys and values.
-            if i + 1 < len(blocks.attn_blocks):
+            if len(caches) < len(heard):
                 x = x + block.self_attn.attend(q, k, v)
-                x = block.finish(x, self.prefix_table, None if audio is None else audio[i])
+                x = block.finish(x, self.prefix_table, audio_layer)
         return torch.stack(caches)
 
     def step(
@@ -190,12 +192,14 @@ class Generator(nn.Module):
         """
         table = self.current_table[:, begin : begin + tokens.shape[1]]
         x, caches = tokens, []
-        for i, block in enumerate(self.attn_blocks.attn_blocks):
+        blocks = self.attn_blocks.attn_blocks
+        heard = [None] * len(blocks) if audio is None else audio.unbind(0)
+        for block, cached, audio_layer in zip(blocks, cache.unbind(0), heard, strict=True):
             q, k, v = block.self_attn.project(x, table)
             caches.append(torch.stack((k, v)))
-            keys, values = torch.cat((cache[i, 0], k), dim=2), torch.cat((cache[i, 1], v), dim=2)
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(cached.unbind(0), (k, v), strict=True))
             x = x + block.self_attn.attend(q, keys, values, mask)
-            x = block.finish(x, table, None if audio is None else audio[i])
+            x = block.finish(x, table, audio_layer)
         return self.logits_head(x).unflatten(-1, (-1, 2)), torch.stack(caches)
 
     def start(self, batch: int) -> Tensor:

@@ -66,7 +66,7 @@ class CodecStage:
         with torch.autocast(draw.device.type, enabled=False):
             latent, units = self._quantise(z)
             entropy, commitment = bsq_losses(units)
-        prediction = codec.decoder(z + (latent - z).detach()).float()
+        prediction = codec.decoder(latent).float()
         error = prediction - target
         parts = {
             "l1": weights.l1 * error.abs().mean(),
@@ -83,12 +83,18 @@ class CodecStage:
         return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
 
     def _quantise(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The latent, without gradient, and the points of the sphere that were rounded, with it."""
+        """The latent, and the points of the sphere that were rounded, (B, n, d) for each scale.
+
+        The latent's gradient goes straight through the rounding of every scale, to the point that was rounded. Past the
+        sphere, straight to z, it would let z grow without an end: nothing that is decoded tells how long z is.
+        """
         codec, residual, latent, units = self.module, z, torch.zeros_like(z), []
         for level in range(len(codec.scales)):
-            units.append(codec.unit(residual, level))
-            step = codec.up(codec.code(units[-1].detach() > 0), level)
-            residual, latent = residual - step, latent + step
+            unit = codec.unit(residual, level)
+            code = codec.code(unit.detach() > 0)
+            residual = residual - codec.up(code, level)
+            latent = latent + codec.up(unit + (code - unit).detach(), level)
+            units.append(unit)
         return latent, units
 
     def validate(self) -> dict[str, float]:
