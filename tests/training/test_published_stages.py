@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from unils_training.config import Config, ConfigError, load_config
 from unils_training.data.features import load_features
+from unils_training.data.records import CorpusError
 from unils_training.models.published.audio_encoder import AudioEncoder
 from unils_training.models.published.codec import Codec
 from unils_training.models.published.generator import Generator
@@ -142,6 +144,21 @@ def test_the_codec_learns_and_its_latents_stay_within_reach_of_the_bits(small_co
         z = stage.module.encode(stage.val_motion)
     furthest = len(stage.module.scales) * stage.module.config.bits**-0.5  # where every scale's bit agrees
     assert float(z.square().mean().sqrt()) < furthest
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_every_stage_can_refuse_a_corpus_with_corrupt_clips(
+    trained: Config, small_corpus: Path, tmp_path: Path, stage: str
+) -> None:
+    damaged = tmp_path / "corpus"
+    shutil.copytree(small_corpus, damaged, ignore=shutil.ignore_patterns("cache"))
+    (damaged / "c000001a" / "motion.npz").write_bytes(b"no archive")
+    corpus = dataclasses.replace(
+        trained.corpus, path=str(damaged), cache=str(tmp_path / "cache"), on_corrupt="error", workers=1
+    )
+    run = {"run": str(tmp_path / "run"), "codec_from": trained.run, "prior_from": trained.run}
+    with pytest.raises(CorpusError, match="c000001a"):
+        STAGES[stage].train(dataclasses.replace(trained, corpus=corpus, **run))
 
 
 def test_without_stage_1_the_whole_generator_is_trained(trained: Config, tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ class CodecStage:
         device = distributed.device(config.device)
         corpus = config.corpus
         with distributed.main_first():
-            train = load_motion(corpus.path, corpus.train_split, corpus.cache, motion_only=corpus.motion_only)
-            val = load_motion(corpus.path, corpus.val_split, corpus.cache, motion_only=False)
+            place = (corpus.path, corpus.train_split, corpus.cache)
+            train = load_motion(*place, motion_only=corpus.motion_only, **corpus.loading)
+            place = (corpus.path, corpus.val_split, corpus.cache)
+            val = load_motion(*place, motion_only=False, **corpus.loading)
         check_rig(config, train.channels)
         self.fingerprint, self.channels = train.fingerprint, train.channels
         self.sampler = ClipSampler(train, self.frames)

@@ -83,9 +83,9 @@ class DialogueStage:
         self.encoder_trained = encoder.trained or not encoder.source
         grid = encoder.cache_grid_frames
         with distributed.main_first():
-            place = {"mel": False, "audio": True}
-            train = load_features(corpus.path, corpus.train_split, corpus.cache, **place)
-            val = load_features(corpus.path, corpus.val_split, corpus.cache, **place)
+            wanted = {"mel": False, "audio": True, **corpus.loading}
+            train = load_features(corpus.path, corpus.train_split, corpus.cache, **wanted)
+            val = load_features(corpus.path, corpus.val_split, corpus.cache, **wanted)
             self.grids = {cache.split: GridFeatures(model, cache, grid) for cache in (train, val) if grid}
         check_rig(config, train.channels)
         self.clips = Windows(model, train, corpus.sampling, grid or 1)

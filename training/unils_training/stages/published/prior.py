@@ -30,8 +30,10 @@ class PriorStage:
             parameter.requires_grad_(not hears(name))
         with distributed.main_first():
             motion_only = config.prior.motion_only and corpus.motion_only
-            train = load_motion(corpus.path, corpus.train_split, corpus.cache, motion_only=motion_only)
-            val = load_motion(corpus.path, corpus.val_split, corpus.cache, motion_only=False)
+            place = (corpus.path, corpus.train_split, corpus.cache)
+            train = load_motion(*place, motion_only=motion_only, **corpus.loading)
+            place = (corpus.path, corpus.val_split, corpus.cache)
+            val = load_motion(*place, motion_only=False, **corpus.loading)
         check_rig(config, train.channels)
         self.windows, val_windows = Windows(model, train), Windows(model, val)
         rng = np.random.default_rng(config.seed)

@@ -251,7 +251,8 @@ def model_of_bundle(config: Config) -> tuple[StreamModel, dict[str, Any]]:
     model = read_bundle(folder)
     info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     with distributed.main_first():
-        corpus = load_features(config.corpus.path, config.corpus.train_split, config.corpus.cache)
+        place = (config.corpus.path, config.corpus.train_split, config.corpus.cache)
+        corpus = load_features(*place, **config.corpus.loading)
     if corpus.channels != model.channels:
         raise ConfigError(
             f"dialogue.from_bundle: {folder} moves {len(model.channels)} channels of rig {model.config.rig}, and the "
