@@ -129,10 +129,11 @@ def test_a_shuffled_partner_comes_from_another_conversation(corpus: Path) -> Non
 def test_a_choice_of_clips_is_about_as_long_as_asked_and_repeatable(corpus: Path) -> None:
     dataset = open_dataset(corpus)
     names = dataset.splits["test"]
-    chosen = choose(dataset, names, 0.15, seed=3)
+    chosen, skipped = choose(dataset, names, 0.15, seed=3)
     assert len(chosen) == 2
-    assert chosen == choose(dataset, names, 0.15, seed=3)
-    assert choose(dataset, names, None, seed=3) == list(names)
+    assert skipped == {}
+    assert chosen == choose(dataset, names, 0.15, seed=3)[0]
+    assert choose(dataset, names, None, seed=3)[0] == list(names)
 
 
 def test_every_clip_has_a_seed_of_its_own() -> None:

@@ -14,7 +14,7 @@ from flame_files import write_flame, write_masks
 from torchmetrics.functional.multimodal import lip_vertex_error
 
 from unils_training.flame import FlameMesh, FlameModel
-from unils_training.metrics import Metrics, Motion, PaperMetrics, Side, paper_table, quality_lines
+from unils_training.metrics import Metrics, Motion, PaperMetrics, Side, paper_table, quality_lines, without_ruler
 from unils_training.metrics import paper as paper_module
 from unils_training.metrics.detect import nods, shakes
 from unils_training.metrics.paper import correlation, dynamics_deviation, label_entropy
@@ -324,9 +324,12 @@ def test_every_part_of_the_metrics_takes_rig_flame_and_says_what_it_did_not_meas
     assert result["alive"]["events"]["nod"]["per_minute"]["listening"] == pytest.approx(60 / (180 / 25))
     assert "blink" not in result["alive"]["events"]
     assert result["lips"]["closures"]["truth"] == 0
-    figures = {line.what: line.figure for line in quality_lines(result, None)}
-    for what in ("lip closures: recall", "blinks a minute", "std of brows / truth, listening"):
-        assert figures[what] == "not measured"
+    lines = [line.what for line in quality_lines(result, None)]
+    assert lines[0] == "jaw correlation while speaking"
+    assert len(lines) == 8
+    for what in ("closures", "blinks", "brows", "jawOpen"):
+        assert not any(what in line for line in lines)
+        assert what in without_ruler("flame")
     assert result["alive"]["listening"]["std_ratio"]["head"] == pytest.approx(1.0)
     assert set(result["listening_spectrum"]["truth"]) == {"headX", "headY", "headZ", "jaw"}
 

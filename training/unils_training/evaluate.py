@@ -19,10 +19,11 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from unils_training.data.dataset import Dataset, open_dataset
 from unils_training.evaluation.clips import choose, shuffled_partners
-from unils_training.evaluation.measure import Task, long_run, measure
+from unils_training.evaluation.measure import Task, flame_mesh, long_run, measure
 from unils_training.evaluation.models import Description, Run, describe
 from unils_training.evaluation.plots import plot_distributions, plot_spectra, plot_trace
 from unils_training.evaluation.report import plain, report
@@ -67,9 +68,11 @@ def evaluate(job: Job) -> dict[str, Any]:
     job = dataclasses.replace(job, backend=job.backend or ("native" if job.model.is_dir() else "torch"))
     if model.family != "stream":
         job = dataclasses.replace(job, look_ahead=(0,), shuffle_partner=(0,) if job.shuffle_partner else ())
-    names = choose(dataset, dataset.splits[job.split], job.max_minutes, job.seed)
+    names, skipped = choose(dataset, dataset.splits[job.split], job.max_minutes, job.seed)
+    if not names:
+        raise ValueError(f"no clip of split {job.split!r} of {job.dataset} can be read: {next(iter(skipped.values()))}")
     job.out.mkdir(parents=True, exist_ok=True)
-    kept = {name: job.out / f"{name}.npz" for name in names[: job.keep]}
+    kept = {name: job.out / f"{quote(name, safe='')}.npz" for name in names[: job.keep]}
     results = []
     long_blocks: list[dict[str, float]] = []
     with _pool(job) as pool:
@@ -92,6 +95,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             "corpus": _facts(job.dataset, dataset),
             "split": job.split,
             "ids": names,
+            "skipped": skipped,
             "minutes": sum(results[0]["alive"]["minutes"].values()),
             "backend": job.backend,
             "options": {
@@ -124,6 +128,11 @@ def _check_fit(job: Job, model: Description, dataset: Dataset) -> None:
             f"{job.model} makes motion of rig {model.rig} and {job.dataset} holds motion of rig {dataset.rig}: they "
             "must have the same channels"
         )
+    if job.flame and dataset.rig != "flame":
+        raise ValueError(f"--flame is for rig flame, and {job.dataset} holds motion of rig {dataset.rig}")
+    if job.flame_masks and not job.flame:
+        raise ValueError("--flame-masks names regions of a FLAME model: give that by --flame")
+    flame_mesh(job.flame, job.flame_masks)
     if not job.look_ahead or not set(job.shuffle_partner) <= set(job.look_ahead):
         raise ValueError("a shuffled partner is heard at look-aheads that are evaluated")
     if job.backend == "native" and not job.model.is_dir():

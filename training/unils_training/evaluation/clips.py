@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from unils_training.data.dataset import Dataset
-from unils_training.data.records import FRAME_RATE, HOP_SAMPLES, Clip
+from unils_training.data.records import FRAME_RATE, HOP_SAMPLES, Clip, CorpusError, MotionClip
 from unils_training.metrics.events import Bools, Events
 from unils_training.metrics.side import Motion, Side, frame_level, voice_mask
+
+AnyClip = TypeVar("AnyClip", Clip, MotionClip)
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,18 @@ class Recording:
 
     @cached_property
     def _clip(self) -> Clip:
-        return self.dataset.read(self.name)
+        return _of_the_rig(self.dataset, self.dataset.read(self.name))
+
+    @cached_property
+    def _partner(self) -> MotionClip | None:
+        partner = self.dataset.partner(self.name)
+        return None if partner is None else _of_the_rig(self.dataset, self.dataset.read_motion(partner))
+
+    def check(self) -> None:
+        """Reads all that is compared. Raises CorpusError where it cannot be read."""
+        if self.frames == 0:
+            raise CorpusError(f"{self.name} is shorter than a frame")
+        _ = self._partner
 
     @cached_property
     def frames(self) -> int:
@@ -65,6 +80,7 @@ class Recording:
         """This side's truth beside a prediction (T or more, D).
 
         Raises:
+            CorpusError: this clip, or its partner's motion, cannot be read.
             RuntimeError: there are fewer frames of it; a model that loses frames has failed.
         """
         if len(prediction) < self.frames:
@@ -72,11 +88,9 @@ class Recording:
         frames, truth = self.frames, self.motion
         level = frame_level(self.other_audio)
         other_mask = self._clip.other_speech_mask
-        partner_id = self.dataset.partner(self.name)
         partner = None
-        if partner_id is not None:
-            values = self.dataset.read_motion(partner_id).motion
-            partner = Motion(values[:frames].astype(np.float64), truth.channels) if len(values) >= frames else None
+        if self._partner is not None and len(self._partner.motion) >= frames:
+            partner = Motion(self._partner.motion[:frames].astype(np.float64), truth.channels)
         return Side(
             name=self.name,
             truth=truth,
@@ -89,6 +103,13 @@ class Recording:
         )
 
 
+def _of_the_rig(dataset: Dataset, clip: AnyClip) -> AnyClip:
+    """The clip. Raises CorpusError where its channels are not those that the dataset names."""
+    if tuple(clip.channels) != tuple(dataset.channels):
+        raise CorpusError(f"{clip.id}: its channels are not those of the dataset")
+    return clip
+
+
 def heard_audio(clip: Recording, voice: str) -> NDArray[np.int16]:
     """The `other` track of id `voice`, cut or repeated to the length of `clip`."""
     if voice == clip.name:
@@ -96,17 +117,30 @@ def heard_audio(clip: Recording, voice: str) -> NDArray[np.int16]:
     return np.resize(Recording(clip.dataset, voice).other_audio, clip.frames * HOP_SAMPLES)
 
 
-def choose(dataset: Dataset, names: Sequence[str], max_minutes: float | None, seed: int) -> list[str]:
-    """All ids, or a random choice of about `max_minutes`, in the dataset's order."""
-    if max_minutes is None:
-        return list(names)
-    chosen, minutes = set(), 0.0
-    for index in np.random.default_rng(seed).permutation(len(names)):
-        chosen.add(int(index))
-        minutes += dataset.frames(names[index]) / (60.0 * FRAME_RATE)
-        if minutes >= max_minutes:
+def choose(
+    dataset: Dataset, names: Sequence[str], max_minutes: float | None, seed: int
+) -> tuple[list[str], dict[str, str]]:
+    """All ids that can be read, or a random choice of about `max_minutes`, in the dataset's order.
+
+    Every clip is read for it: a corrupt one is found before hours of generation, not in the middle of them. Second
+    come the ids that were met and cannot be read, with the reason.
+    """
+    order = range(len(names)) if max_minutes is None else np.random.default_rng(seed).permutation(len(names)).tolist()
+    chosen: list[int] = []
+    skipped: dict[str, str] = {}
+    minutes = 0.0
+    for index in tqdm(order, desc="reading", unit="clip", mininterval=2.0):
+        clip = Recording(dataset, names[index])
+        try:
+            clip.check()
+        except CorpusError as error:
+            skipped[clip.name] = str(error)
+            continue
+        chosen.append(index)
+        minutes += clip.frames / (60.0 * FRAME_RATE)
+        if max_minutes is not None and minutes >= max_minutes:
             break
-    return [name for i, name in enumerate(names) if i in chosen]
+    return [names[index] for index in sorted(chosen)], skipped
 
 
 def shuffled_partners(dataset: Dataset, names: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "head": (-0.6, 0.6),
     "flame gaze": (-0.6, 0.6),
 }
-"""Of the histogram of a group; 0 to 1, a blendshape's range, where it is not named. The last bins hold what is beyond."""
+"""Of the histogram of a group; 0 to 1, a blendshape's range, where it is not named. Outer bins hold what is beyond."""
 
 
 def _range(side: Side, group: str) -> tuple[float, float]:

@@ -60,7 +60,7 @@ def work(task: Task) -> Sums:
         Heard(clip.self_audio, heard_audio(clip, task.voices[clip.name]), task.run.clip_seed(clip.name))
         for clip in clips
     ]
-    mesh = _mesh(task.flame)
+    mesh = flame_mesh(*task.flame)
     sums = Sums()
     for clip, prediction in zip(clips, generate(task.run, heard), strict=True):
         side = clip.compare(prediction)
@@ -72,12 +72,17 @@ def work(task: Task) -> Sums:
 
 
 @lru_cache(maxsize=1)
-def _mesh(flame: tuple[str, str]) -> Mesh | None:
-    if not flame[0]:
+def flame_mesh(model: str, masks: str = "") -> Mesh | None:
+    """The vertices of a FLAME model file; None without one.
+
+    Raises:
+        FlameFileError: (a ValueError) it cannot be read, or the file of its masks cannot.
+    """
+    if not model:
         return None
     from unils_training.flame import FlameMesh, FlameModel
 
-    return FlameMesh(FlameModel.load(*flame))
+    return FlameMesh(FlameModel.load(model, masks))
 
 
 def _keep(path: Path, side: Side) -> None:
@@ -153,7 +158,7 @@ def long_run(run: Run, dataset: Dataset, names: Sequence[str], minutes: float) -
     summary = []
     for index, (metrics, largest) in enumerate(blocks):
         lips, alive = metrics.lips.result(), metrics.alive.result()
-        ratios = alive["all"]["std_ratio"]
+        ratios = alive["all"].get("std_ratio", {})
         summary.append(
             {
                 "from_minute": index * LONG_RUN_BLOCK_MINUTES,

@@ -12,7 +12,7 @@ from unils_training.metrics.listening import ListeningMetrics, contingency
 from unils_training.metrics.paper import Mesh, PaperMetrics, paper_table
 from unils_training.metrics.side import Motion, Side, frame_level, voice_mask
 from unils_training.metrics.spectrum import ListeningSpectrum
-from unils_training.metrics.targets import Line, markdown_table, quality_lines
+from unils_training.metrics.targets import Line, markdown_table, quality_lines, without_ruler
 
 __all__ = [
     "Line",
@@ -27,6 +27,7 @@ __all__ = [
     "paper_table",
     "quality_lines",
     "voice_mask",
+    "without_ruler",
 ]
 
 
@@ -60,8 +61,9 @@ class Metrics:
         return self
 
     def result(self) -> dict[str, Any]:
-        """Every figure by part."""
+        """Every figure by part, and the rig of the clips."""
         return {
+            "rig": self.alive.rig,
             "paper": self.paper.result(),
             "lips": self.lips.result(),
             "alive": self.alive.result(),

@@ -296,10 +296,13 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def paper_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown in the layout of the paper's table: a row for each name and its `PaperMetrics.result()`."""
+    """Markdown in the layout of the paper's table: a row for each name and its `PaperMetrics.result()`.
 
-    def cell(value: float) -> str:
-        return "" if np.isnan(value) else f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
+    A cell is empty where the figure was not measured: NaN, or None as JSON has it.
+    """
+
+    def cell(value: float | None) -> str:
+        return "" if value is None or np.isnan(value) else f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
 
     rows = [[name, *(cell(result[where][key]) for _, where, key in COLUMNS)] for name, result in results.items()]
     lines = [["", *(column for column, _, _ in COLUMNS)], ["---"] * (len(COLUMNS) + 1), *rows]

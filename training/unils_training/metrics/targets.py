@@ -35,8 +35,34 @@ def _line(group: str, what: str, value: float, low: float | None, high: float | 
     return Line(group, what, target, f"{value:.3g}{unit}", met)
 
 
+WITHOUT_RULER: dict[str, dict[str, str]] = {
+    "arkit": {},
+    "flame": {
+        "lip closures": "lip closures",
+        "mean jawOpen": "`jawOpen` at rest",
+        "std of brows": "brows",
+        "blinks": "blinks",
+    },
+}
+"""By rig: how the lines that it has no ruler for begin, and what they would have said."""
+
+
+def without_ruler(rig: str) -> str:
+    """A sentence that says which lines `quality_lines` leaves out for a rig; empty where it leaves out none."""
+    missing = list(WITHOUT_RULER[rig].values())
+    return f"Not measured on rig {rig}: {', '.join(missing)}." if missing else ""
+
+
 def quality_lines(result: Mapping[str, Any], contingency: Mapping[str, float] | None) -> list[Line]:
-    """The lines for one `Metrics.result()` and, where a shuffled partner was run, its `contingency()`."""
+    """The lines for one `Metrics.result()` and, where a shuffled partner was run, its `contingency()`.
+
+    Those that the rig has no ruler for are left out (`without_ruler`).
+    """
+    absent = tuple(WITHOUT_RULER[result["rig"]])
+    return [line for line in _lines(result, contingency) if not line.what.startswith(absent)]
+
+
+def _lines(result: Mapping[str, Any], contingency: Mapping[str, float] | None) -> list[Line]:
     lips, alive = result["lips"], result["alive"]
     lines = [
         _line("lips", "jaw correlation while speaking", lips["jaw_correlation"], 0.88, None),
