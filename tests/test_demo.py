@@ -100,16 +100,16 @@ def test_a_folder_that_cannot_be_made_is_named(tiny: unils.Model, tmp_path: Path
 
 
 def test_the_conversation_can_be_made_again(tmp_path: Path) -> None:
-    espeak = pytest.importorskip("unils_training.data.espeak")
+    espeak = pytest.importorskip("unils_training.data.synth.espeak")
     if espeak.library_path() is None:
         pytest.skip("espeak-ng is not installed")
-    from unils_training.data.demo_conversation import espeak_version
+    from unils_training.data.synth.demo_conversation import espeak_version
 
     about = json.loads((demo.CONVERSATION / "conversation.json").read_text())
     if espeak_version() != about["espeak_ng"]:
         pytest.skip(f"the conversation was made with espeak-ng {about['espeak_ng']}, here is {espeak_version()}")
     # In a process of its own: espeak-ng's noise runs on from call to call.
-    command = [sys.executable, "-m", "unils_training.data.demo_conversation", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "unils_training.data.synth.demo_conversation", "--out", str(tmp_path)]
     subprocess.run(command, check=True, timeout=120)
     assert json.loads((tmp_path / "conversation.json").read_text()) == about
     for name in ("a.flac", "b.flac"):

@@ -17,7 +17,7 @@ from flame_files import write_flame, write_masks
 from unils_training import evaluate
 from unils_training.config import DefaultsConfig, load_config
 from unils_training.data.dataset import open_dataset
-from unils_training.data.unils_talk_writer import write_unils_talk
+from unils_training.data.synth.unils_talk_writer import write_unils_talk
 from unils_training.evaluation.clips import Recording
 from unils_training.export import randomise, write_bundle
 from unils_training.flame import FlameModel

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from unils_training.data.dataset import open_dataset
-from unils_training.data.espeak import library_path
-from unils_training.data.synth import generate
+from unils_training.data.synth.corpus import generate
+from unils_training.data.synth.espeak import library_path
 from unils_training.evaluation.clips import Recording
 from unils_training.metrics import Metrics
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unils_training.data import synth
 from unils_training.data.dataset import open_dataset
-from unils_training.data.espeak import library_path
 from unils_training.data.folder import Clip, list_ids, open_corpus, read_clip
-from unils_training.data.motioncode import expression_basis, from_motioncode, to_motioncode
-from unils_training.data.people import VOICES, make_person
-from unils_training.data.sentences import HELD_OUT_LANGUAGES
-from unils_training.data.statistics import measure, table
+from unils_training.data.synth import corpus as synth
+from unils_training.data.synth.espeak import library_path
+from unils_training.data.synth.motioncode import expression_basis, from_motioncode, to_motioncode
+from unils_training.data.synth.people import VOICES, make_person
+from unils_training.data.synth.sentences import HELD_OUT_LANGUAGES
+from unils_training.data.synth.statistics import measure, table
 from unils_training.data.unils_talk import COLUMNS
 from unils_training.rigs import ARKIT_CHANNELS
 

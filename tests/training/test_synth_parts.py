@@ -7,11 +7,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unils_training.data import acoustics, lips
-from unils_training.data.face import EYE_RANGE, cues, perform
-from unils_training.data.people import VOICES, Person, make_person
-from unils_training.data.prosody import Prosody, analyse
-from unils_training.data.sentences import GRAMMARS, HELD_OUT_LANGUAGES, KINDS, sentence
+from unils_training.data.synth import acoustics, lips
+from unils_training.data.synth.face import EYE_RANGE, cues, perform
+from unils_training.data.synth.people import VOICES, Person, make_person
+from unils_training.data.synth.prosody import Prosody, analyse
+from unils_training.data.synth.sentences import GRAMMARS, HELD_OUT_LANGUAGES, KINDS, sentence
 from unils_training.rigs import ARKIT_CHANNELS
 
 SECONDS = 60

@@ -12,7 +12,7 @@ from unils_training.config import Config, ConfigError, load_config
 
 STAGES = ("codec", "prior", "dialogue")
 OWN_OPTIONS = {
-    "synth": "unils_training.data.synth",
+    "synth": "unils_training.data.synth.corpus",
     "data": "unils_training.data.command",
     "eval": "unils_training.evaluate",
     "ablate": "unils_training.ablate",

@@ -1,1 +1,1 @@
-"""Corpora: the simulator (`synth`), the reader (`folder`), measured statistics (`statistics`), clips for training."""
+"""Corpora: reading either form (`dataset`), checking, caches and clips for training, and the simulator (`synth`)."""

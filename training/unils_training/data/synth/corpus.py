@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..rigs import ARKIT_CHANNELS
-from .acoustics import hear_other, hear_self
-from .dialogue import converse, track
-from .espeak import SAMPLE_RATE, Espeak, library_path
-from .face import FRAME_RATE, perform
-from .people import MOTION_ONLY, SPLITS, make_person, pool_number
-from .prosody import analyse
-from .unils_talk_writer import write_unils_talk
+from unils_training.data.synth.acoustics import hear_other, hear_self
+from unils_training.data.synth.dialogue import converse, track
+from unils_training.data.synth.espeak import SAMPLE_RATE, Espeak, library_path
+from unils_training.data.synth.face import FRAME_RATE, perform
+from unils_training.data.synth.people import MOTION_ONLY, SPLITS, make_person, pool_number
+from unils_training.data.synth.prosody import analyse
+from unils_training.data.synth.unils_talk_writer import write_unils_talk
+from unils_training.rigs import ARKIT_CHANNELS
 
 FORMAT_VERSION = 1
 SHORTEST_SECONDS, LONGEST_SECONDS = 60, 120

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from .espeak import SAMPLE_RATE
+from unils_training.data.synth.espeak import SAMPLE_RATE
 
 Audio = NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .people import Person
+from unils_training.data.synth.people import Person
 
 FEATURES = ("jaw", "spread", "funnel", "pucker", "tuck", "tongue", "bare")
 _JAW, _SPREAD, _FUNNEL, _PUCKER, _TUCK, _TONGUE, _BARE = range(len(FEATURES))

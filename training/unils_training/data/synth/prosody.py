@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.signal import medfilt
 
-from .espeak import SAMPLE_RATE
+from unils_training.data.synth.espeak import SAMPLE_RATE
 
 RATE = 100
 _HOP = SAMPLE_RATE // RATE

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, firwin, sosfiltfilt
 
-from ..rigs import ARKIT_CHANNELS
-from . import lips as lips_module
-from .dialogue import Utterance
-from .people import Person
-from .prosody import RATE, Prosody, close_gaps, runs
+from unils_training.data.synth import lips as lips_module
+from unils_training.data.synth.dialogue import Utterance
+from unils_training.data.synth.people import Person
+from unils_training.data.synth.prosody import RATE, Prosody, close_gaps, runs
+from unils_training.rigs import ARKIT_CHANNELS
 
 FRAME_RATE = 25
 EVENT_KINDS = ("nod", "shake", "smile", "brow_raise", "laugh", "frown", "blink", "gaze_aversion", "lip_closure")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unils_training.data.face import EYE_RANGE
+from unils_training.data.synth.face import EYE_RANGE
 from unils_training.data.unils_talk import COLUMNS, MOTIONCODE_COLUMNS
 from unils_training.rigs import ARKIT_CHANNELS
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .sentences import HELD_OUT_LANGUAGES
+from unils_training.data.synth.sentences import HELD_OUT_LANGUAGES
 
 SPLITS = ("train", "val", "test")
 MOTION_ONLY = "motion"

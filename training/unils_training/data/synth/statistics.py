@@ -1,4 +1,4 @@
-"""Statistics of a corpus beside published ones: `python -m unils_training.data.statistics CORPUS` prints Markdown.
+"""Statistics of a corpus beside published ones, as Markdown: `python -m unils_training.data.synth.statistics CORPUS`.
 
 Everything is measured on what is on disk (motion, masks, event labels, audio), not read from the simulator's settings.
 T: frames of a clip at 25 a second.
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
 from tqdm import tqdm
 
-from .face import EYE_RANGE
-from .folder import FRAME_RATE, HOP_SAMPLES, Clip, CorpusError, open_corpus, read_clip
-from .prosody import close_gaps, runs
-from .states import Mask, listening, within_last
+from unils_training.data.folder import FRAME_RATE, HOP_SAMPLES, Clip, CorpusError, open_corpus, read_clip
+from unils_training.data.states import Mask, listening, within_last
+from unils_training.data.synth.face import EYE_RANGE
+from unils_training.data.synth.prosody import close_gaps, runs
 
 REACTIONS = ("nod", "shake", "smile", "laugh", "frown")
 _HEAD = ("headYaw", "headPitch", "headRoll")
@@ -232,7 +232,7 @@ def table(total: Statistics) -> str:
 
 def main(argv: list[str]) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m unils_training.data.statistics", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m unils_training.data.synth.statistics", description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--split", default="train")
     parser.add_argument("--limit", type=int, help="look at this many clips only")

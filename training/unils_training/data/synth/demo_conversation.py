@@ -1,6 +1,6 @@
 """The conversation that `unils demo` plays: two friends plan a plum pie.
 
-    python -m unils_training.data.demo_conversation --out src/unils_sdk/data/demo
+    python -m unils_training.data.synth.demo_conversation --out src/unils_sdk/data/demo
 
 writes `a.flac` and `b.flac` (one voice each, mono, 16 kHz, of the same length) and `conversation.json` (who says what
 when). The voices are espeak-ng variants of the test split, which no training conversation uses; the words are ours.
@@ -18,8 +18,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from .espeak import SAMPLE_RATE, Espeak, library_path
-from .people import VOICES
+from unils_training.data.synth.espeak import SAMPLE_RATE, Espeak, library_path
+from unils_training.data.synth.people import VOICES
 
 _HOP_SAMPLES = 640
 _LEAD_SECONDS, _TAIL_SECONDS = 0.6, 1.2

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unils_training.data.folder import open_corpus, read_wav
-from unils_training.data.motioncode import to_motioncode
 from unils_training.data.records import CorpusError, read_npz
+from unils_training.data.synth.motioncode import to_motioncode
 
 DATABASE = "talk.lmdb"
 PAIRED, MOTION_ONLY = "paired.json", "motion_only.json"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .espeak import SAMPLE_RATE, Espeak, Speech
-from .people import Person
-from .sentences import sentence
+from unils_training.data.synth.espeak import SAMPLE_RATE, Espeak, Speech
+from unils_training.data.synth.people import Person
+from unils_training.data.synth.sentences import sentence
 
 MANNERS = {"chat": 0.72, "monologue": 0.14, "sparse": 0.14}
 _KIND_WEIGHTS = {"statement": 0.47, "question": 0.18, "happy": 0.16, "sad": 0.12, "negation": 0.07}
