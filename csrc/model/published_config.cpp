@@ -11,7 +11,7 @@ namespace {
 constexpr int kMaxWidth = 4096;
 constexpr int kMaxDepth = 64;
 // What a session holds between the graphs of one window is bounded before anything is allocated.
-constexpr int64_t kMaxCacheFloats = int64_t{1} << 28;
+constexpr int64_t kMaxCacheFloats = int64_t{1} << 26;
 
 Status parse_scales(const JsonSection& codec, PublishedConfig* config) {
   const std::vector<Json>* scales = nullptr;

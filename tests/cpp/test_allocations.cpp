@@ -8,6 +8,7 @@
 #include "bundle_writer.h"
 #include "check.h"
 #include "conversation.h"
+#include "published_bundle.h"
 #include "unils/unils.h"
 
 namespace {
@@ -77,11 +78,13 @@ void live(unils_session* session, const Samples& audio, std::vector<float>* valu
   CHECK(unils_session_reset(session) == UNILS_OK);
 }
 
-void test_nothing_allocates_after_a_session_is_made() {
-  const TemporaryFolder folder("unils_allocations");
-  BundleWriter().write(folder / "bundle");
+void test_nothing_allocates_after_a_session_is_made(const std::string& bundle, const unils_graph_runner* runner) {
+  unils_model_options model_options = {};
+  model_options.struct_size = sizeof model_options;
+  model_options.threads = 1;
+  model_options.graph_runner = runner;
   unils_model* model = nullptr;
-  CHECK(unils_model_load((folder / "bundle").c_str(), nullptr, &model) == UNILS_OK);
+  CHECK(unils_model_load(bundle.c_str(), &model_options, &model) == UNILS_OK);
   const std::vector<float> style(100 * 55, 0.1f);
   unils_session_options options;
   CHECK(unils_session_options_init(model, &options) == UNILS_OK);
@@ -106,6 +109,12 @@ void test_nothing_allocates_after_a_session_is_made() {
 }  // namespace
 
 int main() {
-  test_nothing_allocates_after_a_session_is_made();
+  const TemporaryFolder folder("unils_allocations");
+  BundleWriter().write(folder / "stream");
+  test_nothing_allocates_after_a_session_is_made(folder / "stream", nullptr);
+  PublishedBundle().write(folder / "published");
+  const FakeRunner runner;
+  test_nothing_allocates_after_a_session_is_made(folder / "published", &runner.table);
+  CHECK(runner.shapes_fit);
   return check::result();
 }

@@ -1,0 +1,190 @@
+// A bundle of family "published" for tests, and a graph runner whose graphs are plain functions of every value that they
+// are given, so that a session's frames tell what was heard, and a sanitizer finds a view that is too long.
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "bundle_writer.h"
+#include "model/published_config.h"
+#include "unils/unils.h"
+
+namespace unils {
+
+// Odd on purpose: 12 frames of window, 5 bits, 3 heads, 7 audio rows.
+inline PublishedConfig tiny_published() {
+  PublishedConfig sizes;
+  sizes.channels = 55, sizes.window_frames = 12, sizes.bits = 5, sizes.scales = {1, 5, 12};
+  sizes.width = 18, sizes.heads = 3, sizes.depth = 2, sizes.audio_rows = 7, sizes.audio_width = 9, sizes.contexts = 2;
+  return sizes;
+}
+
+class PublishedBundle {
+ public:
+  explicit PublishedBundle(const PublishedConfig& sizes = tiny_published()) : sizes(sizes) {
+    writer_.tensors.clear();
+    for (const TensorShape& shape : expected_tensors(sizes)) {
+      BundleWriter::Tensor tensor = {shape, std::vector<float>(static_cast<size_t>(shape.count()))};
+      for (size_t i = 0; i < tensor.values.size(); ++i) {
+        const auto wave = static_cast<float>(std::sin(static_cast<double>(i) + 1.0));
+        tensor.values[i] = shape.name == "generator.positions" ? static_cast<float>(24 + i % 12)
+                           : shape.name == "codec.motion_std"  ? 0.2f + 0.1f * wave * wave
+                                                               : 0.5f * wave;
+      }
+      writer_.tensors.push_back(std::move(tensor));
+    }
+  }
+
+  std::string json(const std::string& weights) const {
+    const auto n = [](int value) { return std::to_string(value); };
+    std::string scales, channels, graphs;
+    for (const int scale : sizes.scales) scales += (scales.empty() ? "" : ",") + n(scale);
+    for (int i = 0; i < sizes.channels; ++i) channels += (i == 0 ? "\"c" : ",\"c") + n(i) + "\"";
+    for (const char* name : PublishedConfig::kGraphs) {
+      const std::string content = graph(name);
+      graphs += std::string(graphs.empty() ? "\"" : ",\"") + name + "\":{\"file\":\"" + name + ".onnx\",\"sha256\":\"" +
+                sha256_text(sha256(content.data(), content.size())) + "\"}";
+    }
+    return "{\"format\":\"unils-bundle\",\"format_version\":1,\"family\":\"published\",\"rig\":\"arkit\","
+           "\"channels\":[" + channels + "],\"sample_rate\":16000,\"hop_samples\":640,\"frame_rate\":25,"
+           "\"window_frames\":" + n(sizes.window_frames) + ",\"audio_encoder\":{\"rows\":" + n(sizes.audio_rows) +
+           ",\"width\":" + n(sizes.audio_width) + "},\"codec\":{\"bits\":" + n(sizes.bits) + ",\"scales\":[" + scales +
+           "]},\"generator\":{\"width\":" + n(sizes.width) + ",\"heads\":" + n(sizes.heads) + ",\"depth\":" +
+           n(sizes.depth) + ",\"cross_attention\":\"separate\"},\"parameters\":123,\"graphs\":{" + graphs +
+           "},\"defaults\":{\"temperature\":1.0,\"top_p\":0.97,\"cfg_scale\":1.5},\"provenance\":{},"
+           "\"licence\":\"none\",\"weights\":{\"file\":\"weights.safetensors\",\"sha256\":\"" +
+           sha256_text(sha256(weights.data(), weights.size())) + "\"}}";
+  }
+
+  void write(const std::string& folder, const std::function<void(std::string*)>& edit_json = {}) const {
+    const std::string weights = writer_.weights();
+    std::string text = json(weights);
+    if (edit_json) edit_json(&text);
+    std::filesystem::create_directories(folder);
+    std::ofstream(folder + "/model.json", std::ios::binary) << text;
+    std::ofstream(folder + "/weights.safetensors", std::ios::binary) << weights;
+    for (const char* name : PublishedConfig::kGraphs) {
+      std::ofstream(folder + "/" + name + ".onnx", std::ios::binary) << graph(name);
+    }
+  }
+
+  PublishedConfig sizes;
+
+ private:
+  static std::string graph(const std::string& name) { return "the graph " + name; }
+
+  BundleWriter writer_;
+};
+
+// It allocates nothing, in load either.
+class FakeRunner {
+ public:
+  explicit FakeRunner(const PublishedConfig& sizes = tiny_published()) : sizes_(sizes) {
+    table.struct_size = sizeof table;
+    table.name = "fake";
+    table.context = this;
+    table.load = &load;
+    table.run = &run;
+    table.unload = &unload;
+  }
+
+  unils_graph_runner table = {};
+  std::string fail_at;      // name of the graph that fails, "load" for load
+  int loads = 0, unloads = 0, threads = 0;
+  int rows = 0;             // of the last prefill
+  bool shapes_fit = true;
+  const float* next_cache = nullptr;  // where the next step's keys and values must go
+
+ private:
+  static unils_status say(unils_sentence* sentence, const char* text, unils_status status) {
+    std::snprintf(sentence->text, sizeof sentence->text, "%s", text);
+    return status;
+  }
+
+  static unils_status load(void* context, const unils_graph* graphs, int32_t count, int32_t threads, void** loaded,
+                           unils_sentence* sentence) {
+    auto* runner = static_cast<FakeRunner*>(context);
+    if (runner->fail_at == "load") return say(sentence, "there is no accelerator", UNILS_ERROR_BACKEND);
+    runner->shapes_fit = runner->shapes_fit && count == PublishedConfig::kGraphCount;
+    for (int32_t i = 0; i < count; ++i) {
+      runner->shapes_fit = runner->shapes_fit && std::strcmp(graphs[i].name, PublishedConfig::kGraphs[i]) == 0;
+    }
+    ++runner->loads;
+    runner->threads = threads;
+    *loaded = runner;
+    return say(sentence, "on the moon", UNILS_OK);
+  }
+  static void unload(void* loaded) { ++static_cast<FakeRunner*>(loaded)->unloads; }
+
+  static int64_t count_of(const unils_tensor_view& view) {
+    int64_t count = 1;
+    for (int32_t i = 0; i < view.rank; ++i) count *= view.shape[i];
+    return count;
+  }
+  static bool is(const unils_tensor_view& view, const char* name, std::initializer_list<int64_t> shape) {
+    if (std::strcmp(view.name, name) != 0 || view.rank != static_cast<int32_t>(shape.size())) return false;
+    return std::equal(shape.begin(), shape.end(), view.shape);
+  }
+  // A number that every value of a row's share of a view changes.
+  static double digest(const unils_tensor_view& view) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < count_of(view); ++i) {
+      const double value = view.element == UNILS_ELEMENT_INT64
+                               ? static_cast<double>(static_cast<const int64_t*>(view.data)[i])
+                               : double{static_cast<const float*>(view.data)[i]};
+      sum += value * std::cos(0.37 * static_cast<double>(i));
+    }
+    return sum;
+  }
+  static void fill(const unils_tensor_view& view, double seed, double size) {
+    auto* values = static_cast<float*>(view.data);
+    for (int64_t i = 0; i < count_of(view); ++i) {
+      values[i] = static_cast<float>(size * std::sin(seed + 0.7 * static_cast<double>(i)));
+    }
+  }
+
+  static unils_status run(void* loaded, const char* graph, const unils_tensor_view* in, int32_t in_count,
+                          const unils_tensor_view* out, int32_t out_count, unils_sentence* why) {
+    return static_cast<FakeRunner*>(loaded)->run_graph(graph, in, in_count, out, out_count, why);
+  }
+  unils_status run_graph(const std::string& graph, const unils_tensor_view* in, int32_t in_count,
+                         const unils_tensor_view* out, int32_t out_count, unils_sentence* why) {
+    if (graph == fail_at) return say(why, "told to fail", UNILS_ERROR_BACKEND);
+    const int64_t F = sizes_.window_frames, d = sizes_.bits, D = sizes_.channels, K = sizes_.depth, H = sizes_.heads;
+    const int64_t J = sizes_.audio_rows, A = sizes_.audio_width, e = sizes_.head_width();
+    bool fits = false;
+    double seed = 0.0;
+    for (int32_t i = 0; i < in_count; ++i) seed += (i + 1) * digest(in[i]);
+    if (graph == "audio_encoder") {
+      fits = in_count == 1 && out_count == 1 && is(in[0], "waveform", {1, 640 * F}) &&
+             is(out[0], "features", {1, J, A});
+    } else if (graph == "prefill") {
+      const int64_t R = in[0].shape[0];
+      rows = static_cast<int>(R);
+      fits = in_count == 4 && out_count == 2 && is(in[0], "style", {R, F, d}) && is(in[1], "previous", {R, F, d}) &&
+             is(in[2], "self_features", {R, J, A}) && is(in[3], "other_features", {R, J, A}) &&
+             is(out[0], "cache", {2 * F, K, 2, R, H, e}) && is(out[1], "audio", {K, 2, 2, R, H, J, e});
+      next_cache = static_cast<const float*>(out[0].data) + count_of(out[0]);
+    } else if (graph == "step") {
+      const int64_t R = in[0].shape[0], n = in[0].shape[1], m = in[3].shape[0];
+      fits = in_count == 5 && out_count == 2 && R == rows && is(in[0], "latents", {R, n, d}) &&
+             is(in[1], "level", {1}) && is(in[2], "rope", {2, n, e / 2}) && is(in[3], "cache", {m, K, 2, R, H, e}) &&
+             is(in[4], "audio", {K, 2, 2, R, H, J, e}) && is(out[0], "logits", {R, n, d, 2}) &&
+             is(out[1], "added", {n, K, 2, R, H, e}) && out[1].data == next_cache;
+      next_cache = static_cast<const float*>(out[1].data) + count_of(out[1]);
+    } else if (graph == "codec_encode") {
+      fits = in_count == 1 && out_count == 1 && is(in[0], "motion", {1, F, D}) && is(out[0], "z", {1, F, d});
+    } else if (graph == "codec_decode") {
+      fits = in_count == 1 && out_count == 1 && is(in[0], "latent", {1, F, d}) && is(out[0], "motion", {1, F, D});
+    }
+    shapes_fit = shapes_fit && fits;
+    for (int32_t i = 0; i < out_count; ++i) fill(out[i], seed + i, graph == "step" && i == 0 ? 3.0 : 1.0);
+    return UNILS_OK;
+  }
+
+  PublishedConfig sizes_;
+};
+
+}  // namespace unils
