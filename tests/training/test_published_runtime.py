@@ -28,8 +28,9 @@ from unils_training.config import (
     PublishedAudioEncoderConfig,
     PublishedCodecConfig,
     PublishedConfig,
+    load_config,
 )
-from unils_training.export.published import write_bundle
+from unils_training.export.published import trained_model, write_bundle
 from unils_training.models.published.audio_encoder import AudioEncoder
 from unils_training.models.published.model import PublishedModel, Sampling
 from unils_training.rigs import RIGS
@@ -320,6 +321,43 @@ def test_the_random_export_of_the_trainer_runs(tmp_path: Path) -> None:
     assert len(frames) == 50
     assert frames.values[:, :52].min() >= 0
     assert frames.values[:, :52].max() <= 1
+
+
+def test_a_model_trained_here_becomes_a_bundle_that_runs(small_corpus: Path, tmp_path: Path) -> None:
+    common = ["--config", "published_tiny", "--corpus", str(small_corpus), "--run-dir", str(tmp_path / "run")]
+    common += ["--set", f"corpus.cache='{tmp_path / 'cache'}'", "--set", "device=cpu"]
+    stages = ("codec", "prior", "dialogue")
+    for value in ("batch_clips=2", "validation_clips=2", "threads=1", "precision=float32", "steps=2"):
+        common += [part for stage in stages for part in ("--set", f"{stage}.training.{value}")]
+    for stage in stages:
+        assert train_main([stage, *common]) == 0
+    assert train_main(["export", *common, "-o", str(tmp_path / "bundle")]) == 0
+    model = unils.Model.load(tmp_path / "bundle")
+    assert model.info.provenance["stages"]["dialogue"]["step"] in (1, 2)
+    assert str(tmp_path) not in (tmp_path / "bundle" / "model.json").read_text()
+    own, other = voices(2)
+    trained, _ = trained_model(load_config("published_tiny"), tmp_path / "run" / "dialogue" / "best.pt")
+    wanted = trained.generate(own, other, Sampling(0.0, 1.0, 1.5))["motion"][:, :52].clip(0, 1)
+    frames = unils.animate(own, other, model=model, temperature=0, top_p=1, cfg_scale=1.5)
+    np.testing.assert_allclose(frames.values[:, :52], wanted, rtol=0, atol=1e-4)
+
+
+def test_weights_too_large_for_a_graph_file_lie_beside_it(
+    small: Path, loaded: unils.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unils_training.export.published.EXTERNAL_BYTES", 100_000)
+    folder = tmp_path / "bundle"
+    write_bundle(folder, published(SIZES["small"]), DefaultsConfig(top_p=0.97), {}, "")
+    assert not (small / "step.onnx.data").exists()
+    assert (folder / "step.onnx").stat().st_size < (small / "step.onnx").stat().st_size
+    own, other = voices(4)
+    frames = unils.animate(own, other, model=unils.Model.load(folder)).values
+    np.testing.assert_array_equal(frames, unils.animate(own, other, model=loaded).values)
+    data = bytearray((folder / "step.onnx.data").read_bytes())
+    data[-1] ^= 1
+    (folder / "step.onnx.data").write_bytes(data)
+    with pytest.raises(unils.BundleError, match=r"step\.onnx\.data is not the file"):
+        unils.Model.load(folder)
 
 
 # --- windows and time

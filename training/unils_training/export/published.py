@@ -157,7 +157,12 @@ def trained_model(config: Config, checkpoint: str | Path | None) -> tuple[Publis
     from unils_training.stages.published import dialogue
 
     model, facts = dialogue.load_for_export(config, checkpoint)
-    return model, provenance_of(config, stages=facts)
+    # The sizes it was made with, and of an encoder's folder no more than its name.
+    encoder = model.config.audio_encoder
+    if Path(encoder.source).is_absolute() or Path(encoder.source).is_dir():
+        encoder = dataclasses.replace(encoder, source=Path(encoder.source).name)
+    sizes = dataclasses.replace(model.config, audio_encoder=encoder)
+    return model, provenance_of(dataclasses.replace(config, published=sizes), stages=facts)
 
 
 def import_checkpoint(
