@@ -65,6 +65,15 @@ class PythonRunner {
   const unils_graph_runner* table() const { return &table_; }
 
  private:
+  static std::string text_of(const py::error_already_set& raised) noexcept {
+    try {
+      const std::string text = py::str(raised.value());
+      return text.empty() ? std::string(py::str(raised.type().attr("__name__"))) : text;
+    } catch (...) {  // str() of an exception can raise, too
+      return "the runner raised an exception that has no text";
+    }
+  }
+
   // Runs Python with the GIL; what it raises becomes a status and its sentence.
   template <typename Body>
   static unils_status guarded(unils_sentence* say, Body&& body) noexcept {
@@ -75,8 +84,7 @@ class PythonRunner {
       text = body();
     } catch (py::error_already_set& raised) {
       status = UNILS_ERROR_BACKEND;
-      text = py::str(raised.value()).cast<std::string>();
-      if (text.empty()) text = py::str(raised.type().attr("__name__")).cast<std::string>();
+      text = text_of(raised);
     } catch (const std::exception& failure) {
       status = UNILS_ERROR_BACKEND;
       text = failure.what();

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+_PROVIDER = "CPUExecutionProvider"
+
 Tensor: TypeAlias = tuple[str, str, tuple[int, ...], int]
 """Name, dtype (`float32` or `int64`), shape, and address of dense memory that is borrowed for one call."""
 
@@ -38,19 +40,16 @@ class GraphRunner(Protocol):
 
 
 class OnnxRunner:
-    """ONNX Runtime, on its CPU provider unless others are named, best first."""
+    """ONNX Runtime, on its CPU provider."""
 
     name = "onnxruntime"
 
-    def __init__(self, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
-        self._providers = list(providers)
-
     def load(self, paths: Mapping[str, str], threads: int) -> LoadedGraphs:
-        return _OnnxGraphs(paths, threads, self._providers)
+        return _OnnxGraphs(paths, threads)
 
 
 class _OnnxGraphs:
-    def __init__(self, paths: Mapping[str, str], threads: int, providers: list[str]) -> None:
+    def __init__(self, paths: Mapping[str, str], threads: int) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -66,11 +65,10 @@ class _OnnxGraphs:
         self._sessions: dict[str, Any] = {}
         for name, path in paths.items():
             try:
-                self._sessions[name] = onnxruntime.InferenceSession(path, options, providers=providers)
+                self._sessions[name] = onnxruntime.InferenceSession(path, options, providers=[_PROVIDER])
             except Exception as error:  # ONNX Runtime has no common base
                 raise RuntimeError(f"{path} cannot be opened by ONNX Runtime: {_one_line(error)}") from error
-        used = next(iter(self._sessions.values())).get_providers()[0]
-        self.detail = f"{onnxruntime.__version__} {used}"
+        self.detail = f"{onnxruntime.__version__} {_PROVIDER}"
 
     def run(self, graph: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         session = self._sessions[graph]

@@ -57,6 +57,7 @@ class Recorder:
         self.detail = "recorded"
         self._graphs: LoadedGraphs | None = None
         self.fail_at: str | None = None
+        self.failure: Exception = OSError("the accelerator is on fire")
 
     def load(self, paths: Mapping[str, str], threads: int) -> Recorder:
         self._graphs = OnnxRunner().load(paths, threads)
@@ -65,7 +66,7 @@ class Recorder:
     def run(self, graph: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         assert self._graphs is not None
         if graph == self.fail_at:
-            raise OSError("the accelerator is on fire")
+            raise self.failure
         self._graphs.run(graph, inputs, outputs)
         self.calls.append((graph, _copies(inputs), _copies(outputs)))
 
@@ -83,6 +84,11 @@ def _copies(tensors: Sequence[Tensor]) -> dict[str, Floats]:
         raw = ctypes.string_at(address, int(np.prod(shape)) * kind.itemsize)
         copies[name] = np.frombuffer(raw, kind).reshape(shape)
     return copies
+
+
+class _Unspeakable(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        raise ValueError
 
 
 def recorded(path: Path) -> tuple[unils.Model, Recorder]:
@@ -651,6 +657,9 @@ def test_a_window_that_fails_can_be_made_again(small: Path) -> None:
     for _ in range(2):
         with pytest.raises(unils.BackendError, match="graph step failed: the accelerator is on fire"):
             session.pull_frames()
+    recorder.failure = _Unspeakable()
+    with pytest.raises(unils.BackendError, match="exception that has no text"):
+        session.pull_frames()
     recorder.fail_at = None
     np.testing.assert_array_equal(session.pull_frames().values, unils.animate(own, other, model=model, seed=2).values)
 

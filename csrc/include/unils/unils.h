@@ -174,9 +174,9 @@ typedef struct unils_latency {
 
 typedef struct unils_stats {
   size_t struct_size;
-  int64_t frames;              /* made since creation or reset */
-  double step_p50_us, step_p95_us, step_p99_us; /* compute per frame, features included, over the last 4096; a window's
-                                                  is shared out among its frames */
+  int64_t frames; /* made since creation or reset */
+  /* Compute per frame, features included, over the last 4096; a window's is shared out among its frames. */
+  double step_p50_us, step_p95_us, step_p99_us;
   int64_t samples_self, samples_other;          /* taken since creation or reset, at 16 kHz */
   int64_t skew_samples;        /* end of own audio minus end of the other's on the time line, at 16 kHz; 0 under SELF */
   int64_t refused_samples;     /* offered but not taken because a ring was full, at the caller's rate */
@@ -225,9 +225,9 @@ UNILS_API unils_status unils_session_pull_frames(unils_session* session, const u
 /* Frames that a pull could make now. */
 UNILS_API unils_status unils_session_frames_ready(const unils_session* session, int64_t* count);
 /* Barge-in: own audio from the next frame to be made on is forgotten, also what look-ahead had already heard; the other
- * track and the face go on. Raises the generation of the frames made from now on; those of a window that is made but not
- * pulled yet keep the one before (*generation, may be NULL). Own audio pushed next
- * starts at the next frame; under BOTH and SELF go on pushing it (or silence), or no frame can be made. */
+ * track and the face go on. Raises the generation of the frames made from now on (*generation, may be NULL); those of a
+ * window that is made but not pulled yet keep the one before. Own audio pushed next starts at the next frame to be made;
+ * under BOTH and SELF go on pushing it (or silence), or no frame can be made. */
 UNILS_API unils_status unils_session_interrupt(unils_session* session, int64_t* generation);
 /* No more audio: what is missing of the last hop, of look-ahead and of the shorter track is silence, and the longer
  * track decides how many frames there are. Pushing is UNILS_ERROR_STATE from now on; pull until *count is 0. */
