@@ -366,6 +366,19 @@ def test_weights_too_large_for_a_graph_file_lie_beside_it(
         unils.Model.load(folder)
 
 
+def test_a_window_is_heard_at_zero_mean_and_unit_deviation_and_silence_as_silence(small: Path) -> None:
+    model, recorder = recorded(small)
+    own, _ = voices(6)
+    own += 0.1
+    unils.animate(own, None, model=model)
+    waveforms = recorder.inputs("audio_encoder", "waveform")
+    padded = np.concatenate([own, np.zeros(128000 - len(own))]).reshape(2, -1)
+    centred = padded - padded.mean(axis=1, keepdims=True)
+    wanted = centred / (padded.std(axis=1, ddof=1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(np.concatenate(waveforms[::2]), wanted, rtol=1e-6, atol=1e-7)
+    assert not np.concatenate(waveforms[1::2]).any()
+
+
 # --- windows and time
 
 
@@ -444,6 +457,8 @@ def test_clock_other_hears_silence_where_own_audio_is_missing_and_late_audio_in_
     assert session.stats.silent_own_frames == 100
     push(session, own[:64000], other[64000:128000])
     second = drain(session)
+    assert session.stats.silent_own_frames == 100
+    assert session.stats.skew_samples == 0
     quiet = np.concatenate([np.zeros(64000, np.float32), own[:64000]])
     np.testing.assert_array_equal(np.concatenate([first, second]), unils.animate(quiet, other, model=loaded).values)
 
