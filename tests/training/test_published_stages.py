@@ -45,7 +45,7 @@ TOLERANCE = 1e-4
 
 def values(steps: int = 6) -> list[str]:
     each = (*TRAINING, f"steps={steps}")
-    return ["device=cpu", *(f"{stage}.training.{value}" for stage in STAGES for value in each)]
+    return ["device=cpu", "corpus.workers=1", *(f"{stage}.training.{value}" for stage in STAGES for value in each)]
 
 
 def command(stage: str, corpus: Path, run: Path, *more: str) -> list[str]:
@@ -228,7 +228,7 @@ def draw(clips: int, step: int = 0) -> Draw:
 @pytest.fixture
 def windows(trained: Config) -> Windows:
     model, _ = dialogue.load_for_export(trained)
-    return Windows(model, load_features(trained.corpus.path, "train", trained.corpus.cache))
+    return Windows(model, load_features(trained.corpus.path, "train", trained.corpus.cache, workers=1))
 
 
 def test_what_is_taught_is_what_generation_meets(windows: Windows, trained: Config) -> None:
