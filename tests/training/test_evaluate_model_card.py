@@ -56,6 +56,17 @@ def write_eval(folder: Path, results: list[dict[str, Any]], sha: str = SHA) -> P
     return folder
 
 
+def write_corpus(folder: Path, seed: int = 11) -> Path:
+    folder.mkdir()
+    (folder / "corpus.json").write_text(json.dumps({"seed": seed, "hours": {"train": 12.5, "val": 0.0, "test": 1.0}}))
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus")
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
@@ -76,18 +87,21 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_card_names_seeds_data_and_missed_targets(bundle: Path, tmp_path: Path) -> None:
+def test_the_card_names_seeds_data_and_missed_targets(bundle: Path, corpus: Path, tmp_path: Path) -> None:
     evals = [write_eval(tmp_path / "e1", [result(1), result(0)]), write_eval(tmp_path / "e2", [result(2), result(4)])]
     out = tmp_path / "MODEL_CARD.md"
-    assert model_card.main(["--bundle", str(bundle), "--eval", *map(str, evals), "-o", str(out)]) == 0
+    assert (
+        model_card.main(["--bundle", str(bundle), "--eval", *map(str, evals), "--corpora", str(corpus), "-o", str(out)])
+        == 0
+    )
     card = out.read_text()
-    assert "Training seed 3, corpus seed 11" in card
-    assert "unils-train synth --out CORPUS --seed 11 --hours 12.5 --test-hours 1\n" in card
-    assert "unils-train codec --config bundled --corpus CORPUS --run-dir RUN --steps 70\n" in card
+    assert "Round 1: training seed 3, corpus seed 11" in card
+    assert "unils-train synth --out CORPUS1 --seed 11 --hours 12.5 --test-hours 1\n" in card
+    assert "unils-train codec --config bundled --corpus CORPUS1 --run-dir RUN1 --steps 70\n" in card
     assert "| codec | 70 | 2 |" in card
     assert "somebody" not in card
     assert "synthetic corpus" in card
-    assert "train 12.5, test 1." in card
+    assert "seen from both sides: 12.5." in card
     assert "procedural" in card
     assert "2.0 MB" in card
     row = "| jaw correlation while speaking | >= 0.88 | 0.81 | 0.80 | 0.82 | 0.84 | **missed** |"
@@ -96,19 +110,44 @@ def test_the_card_names_seeds_data_and_missed_targets(bundle: Path, tmp_path: Pa
     assert "Not measured:\n\n- reaction F1 / with a shuffled partner\n" in card
     assert "4 times (95 % bootstrap interval over clips 3 to 5)" in card
     assert "| 0 | 0.93 |" in card
-    assert "## With and without stage 1\n\nNot measured." in card
     assert "Apache-2.0, weights included." in card
 
 
-def test_stiffness_without_stage_1_is_computed_not_claimed(bundle: Path, tmp_path: Path) -> None:
-    main = write_eval(tmp_path / "main", [result(1, 0.9)])
-    stiff = write_eval(tmp_path / "stiff", [result(1, 0.45)], sha="cd" * 32)
-    lively = write_eval(tmp_path / "lively", [result(1, 1.08)], sha="ef" * 32)
-    assert "without stage 1 it is stiffer by 50%" in model_card.write_card(bundle, [main], [main, stiff])
-    assert "without stage 1 it is livelier by 20%" in model_card.write_card(bundle, [main], [main, lively])
+def test_a_bundle_that_went_on_from_another_is_made_in_rounds(bundle: Path, tmp_path: Path) -> None:
+    first = json.loads((bundle / "model.json").read_text())
+    second = {
+        **first,
+        "provenance": {"seed": 4, "note": "A note.", "stages": {"dialogue": {"step": 90, "seconds": 60.0}}},
+    }
+    second["provenance"]["stages"]["from_bundle"] = {"sha256": "00", "provenance": first["provenance"]}
+    (bundle / "model.json").write_text(json.dumps(second))
+    evals = [write_eval(tmp_path / "e", [result(1)])]
+    corpora = [write_corpus(tmp_path / "c1"), write_corpus(tmp_path / "c2", seed=12)]
+    card = model_card.write_card(bundle, evals, corpora)
+    assert "Round 1: training seed 3, corpus seed 11" in card
+    assert "Round 2: training seed 4, corpus seed 12" in card
+    assert "unils-train codec --config bundled --corpus CORPUS1 --run-dir RUN1 --steps 70\n" in card
+    assert "--config bundled_further --corpus CORPUS2 --run-dir RUN2 --from-bundle BUNDLE1 --steps 90\n" in card
+    assert "A note." in card
+    assert "seen from both sides: 12.5 and then 12.5." in card
+    with pytest.raises(model_card.CardError, match="2 rounds, and 1 corpora"):
+        model_card.write_card(bundle, evals, corpora[:1])
 
 
-def test_speed_is_judged_by_its_targets(bundle: Path, tmp_path: Path) -> None:
+def test_the_weights_before_stand_beside_those_of_now(bundle: Path, corpus: Path, tmp_path: Path) -> None:
+    now = write_eval(tmp_path / "now", [result(1, 0.9)])
+    before = write_eval(tmp_path / "before", [result(1, 0.45)], sha="cd" * 32)
+    evaluation = json.loads((before / "eval.json").read_text())
+    evaluation["results"][0]["lines"][0]["figure"] = "0.5"
+    (before / "eval.json").write_text(json.dumps(evaluation))
+    card = model_card.write_card(bundle, [now], [corpus], before)
+    assert "| jaw correlation while speaking | >= 0.88 | 0.5 | 0.81 |" in card
+    (before / "eval.json").write_text(json.dumps({**evaluation, "ids": ["c9a"]}))
+    with pytest.raises(model_card.CardError, match="other conversations"):
+        model_card.write_card(bundle, [now], [corpus], before)
+
+
+def test_speed_is_judged_by_its_targets(bundle: Path, corpus: Path, tmp_path: Path) -> None:
     bench = {
         "machine": {"cpu": "A CPU", "cores": 2, "system": "Linux"},
         "model": {"backend": "cpu", "backend_detail": "avx512"},
@@ -121,7 +160,7 @@ def test_speed_is_judged_by_its_targets(bundle: Path, tmp_path: Path) -> None:
     for name, content in (("bench", bench), ("compare", compare)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     evals = [write_eval(tmp_path / "e", [result(1)])]
-    card = model_card.write_card(bundle, evals, (), tmp_path / "bench.json", tmp_path / "compare.json")
+    card = model_card.write_card(bundle, evals, [corpus], None, tmp_path / "bench.json", tmp_path / "compare.json")
     assert "| frame ready after its last sample, p99 | <= 5 ms | 0.7 ms | met |" in card
     assert "| step / reading its weights once | <= 1.5 times | 2.5 times | **missed** |" in card
     assert "| real-time sessions on a core | >= 40 | 120 | met |" in card
@@ -130,18 +169,20 @@ def test_speed_is_judged_by_its_targets(bundle: Path, tmp_path: Path) -> None:
     assert "20.0 times faster" in card
 
 
-def test_an_evaluation_of_other_weights_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_an_evaluation_of_other_weights_is_refused(bundle: Path, corpus: Path, tmp_path: Path) -> None:
     stale = write_eval(tmp_path / "stale", [result(1)], sha="00" * 32)
     with pytest.raises(model_card.CardError, match="other weights"):
-        model_card.write_card(bundle, [stale])
+        model_card.write_card(bundle, [stale], [corpus])
     with pytest.raises(SystemExit):
-        model_card.main(["--bundle", str(bundle), "--eval", str(stale), "-o", str(tmp_path / "card.md")])
+        model_card.main(
+            ["--bundle", str(bundle), "--eval", str(stale), "--corpora", str(corpus), "-o", str(tmp_path / "card.md")]
+        )
     assert not (tmp_path / "card.md").exists()
 
 
-def test_the_look_ahead_that_targets_are_judged_at_must_be_there(bundle: Path, tmp_path: Path) -> None:
+def test_the_look_ahead_that_targets_are_judged_at_must_be_there(bundle: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(model_card.CardError, match="look-ahead 1"):
-        model_card.write_card(bundle, [write_eval(tmp_path / "e", [result(0)])])
+        model_card.write_card(bundle, [write_eval(tmp_path / "e", [result(0)])], [corpus])
 
 
 def test_the_card_and_the_evaluation_print_the_same_lines() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 JUDGED_LOOK_AHEAD = 1
-STIFFNESS_GROUPS = ("head", "brows", "mouth")
 
 
 class CardError(ValueError):
@@ -98,36 +97,21 @@ def details(result: dict[str, Any]) -> str:
     return text
 
 
-def liveliness(result: dict[str, Any], measure: str) -> float | None:
-    """Mean over head, brows and mouth of a listening ratio to truth; 1 is as lively as truth, 0 a mask."""
-    ratios = [result["alive"]["listening"].get(measure, {}).get(group) for group in STIFFNESS_GROUPS]
-    known = [float(ratio) for ratio in ratios if ratio is not None]
-    return sum(known) / len(known) if known else None
-
-
-def compared(with_and_without: Sequence[Path]) -> str:
-    """The same training with and without stage 1, in listening; folders of `unils-train eval`."""
-    pair = [load_results([folder], None)[0][JUDGED_LOOK_AHEAD] for folder in with_and_without]
-    listening = [result["alive"]["listening"] for result in pair]
-    rows = []
-    for group in STIFFNESS_GROUPS:
-        rows.append([f"std of {group} / truth", *(number(part["std_ratio"][group]) for part in listening)])
-        rows.append([f"speed of {group} / truth", *(number(part["speed_ratio"][group]) for part in listening)])
-    for name in ("fdd", "pdd", "jdd", "frechet", "paired_frechet"):
-        label = name.upper() if len(name) == 3 else name.replace("_", " ").replace("frechet", "Frechet distance")
-        rows.append([f"{label} (0 is truth)", *(number(part[name]) for part in listening)])
-    rows.append(["reaction F1", *(number(result["listening"]["strict"]["reactions"]["f1"]) for result in pair)])
-    sentences = []
-    for measure, what in (("std_ratio", "spread"), ("speed_ratio", "speed")):
-        with_prior, alone = (liveliness(result, measure) for result in pair)
-        if with_prior is None or alone is None:
-            continue
-        change = "stiffer" if alone < with_prior else "livelier"
-        sentences.append(
-            f"In {what} over head, brows and mouth, the listener without stage 1 has {alone:.3g} of truth and the "
-            f"one with it {with_prior:.3g}: without stage 1 it is {change} by {abs(1.0 - alone / with_prior):.0%}."
-        )
-    return table(["listening", "with stage 1", "without stage 1"], rows) + "\n\n" + " ".join(sentences)
+def before_and_after(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The same lines and figures of the weights that these replace, on the same conversations."""
+    rows = [
+        [old["what"], old["target"], old["figure"], new["figure"]]
+        for old, new in zip(before["lines"], after["lines"], strict=True)
+    ]
+    for state in ("speaking", "listening"):
+        for name in ("fdd", "pdd", "jdd", "frechet", "paired_frechet"):
+            label = name.upper() if len(name) == 3 else name.replace("_", " ").replace("frechet", "Frechet distance")
+            rows.append([f"{label}, {state}", "0", *(number(e["alive"][state].get(name)) for e in (before, after))])
+    for kind, truth in after["listening"]["per_minute_truth"].items():
+        rates = (number(e["listening"]["per_minute"][kind]) for e in (before, after))
+        rows.append([f"{kind.replace('_', ' ')}s a minute, listening", number(truth), *rates])
+    scores = (number(e["listening"]["strict"]["reactions"]["f1"]) for e in (before, after))
+    return table(["", "target or truth", "before", "now"], [*rows, ["reaction F1, IoU >= 0.5", "1", *scores]])
 
 
 def long_run(blocks: Sequence[dict[str, float]]) -> str:
@@ -204,46 +188,72 @@ LIMITS = """\
 - It makes motion that looks like listening. Tell people what they are talking to."""
 
 
-def again(provenance: dict[str, Any], corpus: dict[str, Any]) -> str:
-    """The commands that make the corpus and the bundle once more, as far as both recorded what made them."""
-    seed, corpus_seed = provenance.get("seed", "not recorded"), corpus.get("seed", "not recorded")
-    hours = corpus.get("hours")
-    amounts = ""
-    if isinstance(hours, dict):
-        options = {"train": "--hours", "val": "--val-hours", "test": "--test-hours"}
-        amounts = "".join(f" {option} {hours[split]:g}" for split, option in options.items() if split in hours)
-    common = "--config bundled --corpus CORPUS --run-dir RUN"
-    commands = [f"unils-train synth --out CORPUS --seed {corpus_seed}{amounts}"]
-    stages = provenance.get("stages", {})
-    for stage in ("codec", "prior", "dialogue"):
-        steps = f" --steps {stages[stage]['step']}" if stage in stages else ""
-        commands.append(f"unils-train {stage} {common}{steps}")
-    commands.append(f"unils-train export {common} -o BUNDLE")
-    commands.append("unils-train eval BUNDLE CORPUS --out EVAL --look-ahead 1,0,2,4 --shuffle-partner --long-run 60")
-    text = f"Training seed {seed}, corpus seed {corpus_seed}.\n\n```\n" + "\n".join(commands) + "\n```"
-    if stages:
+def again(provenance: dict[str, Any], corpora: Sequence[dict[str, Any]]) -> str:
+    """The commands that make the bundle once more: a round for every bundle that this one went on from, oldest first.
+
+    Args:
+        provenance: the bundle's.
+        corpora: what `corpus.json` of each round says, in the order of the rounds.
+    """
+    rounds = [provenance]
+    while earlier := rounds[0].get("stages", {}).get("from_bundle"):
+        rounds.insert(0, earlier["provenance"])
+    if len(corpora) != len(rounds):
+        raise CardError(f"the bundle was trained in {len(rounds)} rounds, and {len(corpora)} corpora are named")
+    parts = []
+    for order, (made_by, corpus) in enumerate(zip(rounds, corpora, strict=True), start=1):
+        name, config = f"CORPUS{order}", "bundled" if order == 1 else "bundled_further"
+        common = f"--config {config} --corpus {name} --run-dir RUN{order}"
+        stages = made_by.get("stages", {})
+        commands = [f"unils-train synth --out {name} --seed {corpus.get('seed', '?')}{_amounts(corpus)}"]
+        for stage in ("codec", "prior", "dialogue") if order == 1 else ("dialogue",):
+            source = f" --from-bundle BUNDLE{order - 1}" if order > 1 else ""
+            steps = f" --steps {stages[stage]['step']}" if stage in stages else ""
+            commands.append(f"unils-train {stage} {common}{source}{steps}")
+        commands.append(f"unils-train export {common} -o BUNDLE{order}")
         rows = [
-            [name, str(facts["step"]), f"{facts['seconds'] / 60:.0f}"]
-            for name, facts in stages.items()
-            if isinstance(facts, dict) and "step" in facts
+            [stage, str(stages[stage]["step"]), f"{stages[stage]['seconds'] / 60:.0f}"]
+            for stage in ("codec", "prior", "dialogue")
+            if stage in stages
         ]
-        text += "\n\n" + table(["stage", "steps", "minutes"], rows)
-    versions = [f"{name} {provenance[name]}" for name in ("unils_training", "torch") if name in provenance]
-    return text + (f"\n\nMade with {', '.join(versions)}." if versions else "")
+        versions = [f"{key} {made_by[key]}" for key in ("unils_training", "torch") if key in made_by]
+        text = f"Round {order}: training seed {made_by.get('seed', 'not recorded')}, "
+        text += f"corpus seed {corpus.get('seed', 'not recorded')}"
+        text += (f", made with {', '.join(versions)}." if versions else ".") + "\n\n"
+        parts.append(text + "```\n" + "\n".join(commands) + "\n```\n\n" + table(["stage", "steps", "minutes"], rows))
+        if note := made_by.get("note"):
+            parts.append(str(note))
+    return "\n\n".join(parts)
+
+
+def _amounts(corpus: dict[str, Any]) -> str:
+    hours = corpus.get("hours")
+    if not isinstance(hours, dict):
+        return ""
+    options = {"train": "--hours", "val": "--val-hours", "test": "--test-hours"}
+    return "".join(f" {option} {hours[split]:g}" for split, option in options.items() if hours.get(split))
 
 
 def write_card(
     bundle: Path,
     evals: Sequence[Path],
-    ablation: Sequence[Path] = (),
+    corpora: Sequence[Path],
+    before: Path | None = None,
     bench: Path | None = None,
     compare: Path | None = None,
 ) -> str:
-    """The card as Markdown; `ablation` is empty or the evaluations of two equal runs, with stage 1 and without."""
+    """The card as Markdown.
+
+    Args:
+        evals: folders of `unils-train eval` of this bundle.
+        corpora: the folder of each round's corpus, in order.
+        before: folder of the evaluation of the weights that these replace, on the same conversations.
+        bench, compare: what `unils bench --json` and benchmarks/compare_pytorch.py --json wrote.
+    """
     model = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
     size = sum(file.stat().st_size for file in bundle.iterdir() if file.suffix in (".json", ".safetensors"))
     results, evaluation = load_results(evals, model["weights"]["sha256"])
-    provenance, corpus = model["provenance"], evaluation["corpus"]
+    trained_on = [json.loads((folder / "corpus.json").read_text(encoding="utf-8")) for folder in corpora]
     ahead = model["look_ahead"]
     what = WHAT.format(
         family=model["family"],
@@ -270,9 +280,9 @@ def write_card(
         what,
         "## What it was trained on",
         TRAINED_ON,
-        hours_of(corpus),
+        hours_of(trained_on),
         "## To make it again",
-        again(provenance, corpus),
+        again(model["provenance"], trained_on),
         "## Quality",
         measured,
         quality(results),
@@ -282,15 +292,19 @@ def write_card(
     ]
     if evaluation["long_run"]:
         parts += ["### One session that goes on", long_run(evaluation["long_run"])]
-    parts.append("## With and without stage 1")
-    if ablation:
-        parts.append(
-            "Two runs of the same data, order of clips, sizes, schedule and number of steps, fewer than the bundled "
-            "weights saw, one seed: on the frozen prior, and with the generator trained from random weights instead."
-        )
-        parts.append(compared(ablation))
-    else:
-        parts.append("Not measured.")
+    if before is not None:
+        earlier, old = load_results([before], None)
+        if old["ids"] != evaluation["ids"]:
+            raise CardError(f"{before} was measured on other conversations than the bundle")
+        parts += [
+            "## Against the weights before",
+            f"Weights `{old['bundle']['sha256'][:16]}`, look-ahead 1, same conversations.",
+        ]
+        parts.append(before_and_after(earlier[JUDGED_LOOK_AHEAD], results[JUDGED_LOOK_AHEAD]))
+    parts += [
+        "## What each part is worth",
+        "docs/ablation.md: without stage 1, with one mixed cross-attention, without the other track.",
+    ]
     if bench is not None or compare is not None:
         parts.append("## Speed")
     if bench is not None:
@@ -301,13 +315,14 @@ def write_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def hours_of(corpus: dict[str, Any]) -> str:
-    """How much conversation a corpus holds, where it says."""
-    hours = corpus.get("hours")
-    if not isinstance(hours, dict):
+def hours_of(corpora: Sequence[dict[str, Any]]) -> str:
+    """How much conversation was trained on, where the corpora say."""
+    hours = [corpus["hours"]["train"] for corpus in corpora if isinstance(corpus.get("hours"), dict)]
+    if len(hours) < len(corpora):
         return ""
-    amounts = ", ".join(f"{split} {number(amount)}" for split, amount in hours.items())
-    return f"Hours of conversation, each of which is seen from both sides: {amounts}."
+    return (
+        f"Hours of conversation, each of which is seen from both sides: {' and then '.join(number(h) for h in hours)}."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -315,15 +330,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m unils_training.model_card", description=__doc__.split("\n")[0])
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--eval", type=Path, nargs="+", required=True, help="folders of `unils-train eval`")
-    parser.add_argument(
-        "--ablation", type=Path, nargs=2, default=[], metavar=("WITH", "WITHOUT"), help="evaluations of two equal runs"
-    )
+    parser.add_argument("--corpora", type=Path, nargs="+", required=True, help="the corpus of every round, in order")
+    parser.add_argument("--before", type=Path, help="evaluation of the weights that these replace")
     parser.add_argument("--bench", type=Path, help="what `unils bench --json` wrote")
     parser.add_argument("--compare", type=Path, help="what benchmarks/compare_pytorch.py --json wrote")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(argv)
     try:
-        card = write_card(options.bundle, options.eval, options.ablation, options.bench, options.compare)
+        card = write_card(options.bundle, options.eval, options.corpora, options.before, options.bench, options.compare)
     except CardError as error:
         parser.exit(2, f"model_card: {error}\n")
     options.output.write_text(card, encoding="utf-8")
