@@ -223,6 +223,7 @@ def test_what_cannot_be_measured_is_refused_by_a_sentence(
     assert "must have the same channels" in refused(small_corpus)
     assert "nowhere.pkl" in refused(talk, "--flame", str(tmp_path / "nowhere.pkl"))
     assert "--flame-masks names regions" in refused(talk, "--flame-masks", "masks.pkl")
+    assert "two conversations" in refused(talk, "--shuffle-partner", "--max-minutes", "0.01")
     ruined = damaged(talk, tmp_path / "ruined", dict.fromkeys(TEST_IDS, b"x"))
     assert "no clip of split 'test'" in refused(ruined)
     assert not (tmp_path / "out").exists()

@@ -71,6 +71,8 @@ def evaluate(job: Job) -> dict[str, Any]:
     names, skipped = choose(dataset, dataset.splits[job.split], job.max_minutes, job.seed)
     if not names:
         raise ValueError(f"no clip of split {job.split!r} of {job.dataset} can be read: {next(iter(skipped.values()))}")
+    if job.shuffle_partner:
+        shuffled_partners(dataset, names)  # where there is no other conversation, that is said before generation
     job.out.mkdir(parents=True, exist_ok=True)
     kept = {name: job.out / f"{quote(name, safe='')}.npz" for name in names[: job.keep]}
     results = []
