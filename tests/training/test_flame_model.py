@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from unils_training.config import Config, ConfigError, load_config
 from unils_training.flame import FlameFileError, FlameModel, load_flame, load_masks, vertex_errors
 from unils_training.flame.model import rotation_matrices
 from unils_training.rigs import FLAME_CHANNELS
+from unils_training.stages.published.codec import CodecStage as PublishedCodecStage
 from unils_training.stages.stream.codec import CodecStage
 from unils_training.stages.trainer import Draw
 
@@ -208,16 +210,30 @@ def draw() -> Draw:
     return Draw(0, 0.0, rng, clips=4, device=torch.device("cpu"), generator=generator)
 
 
-def test_the_codec_learns_vertices_and_lips_where_the_user_gives_a_flame_file(tmp_path: Path, corpus: Path) -> None:
+def published_config(tmp_path: Path, corpus: Path, *changes: str) -> Config:
+    sizes = ("published.rig='flame'", "codec.training.clip_frames=24")
+    return load_config("published_tiny", [*overrides(tmp_path, corpus), *sizes, *changes])
+
+
+@pytest.mark.parametrize(
+    ("stage_of", "config_of"), [(CodecStage, codec_config), (PublishedCodecStage, published_config)]
+)
+def test_the_codec_learns_vertices_and_lips_where_the_user_gives_a_flame_file(
+    tmp_path: Path,
+    corpus: Path,
+    stage_of: type[CodecStage] | type[PublishedCodecStage],
+    config_of: Callable[..., Config],
+) -> None:
     write_flame(tmp_path / "flame.pkl")
     write_masks(tmp_path / "masks.pkl")
     files = [f"flame.model='{tmp_path / 'flame.pkl'}'", f"flame.masks='{tmp_path / 'masks.pkl'}'"]
-    _, without = CodecStage(codec_config(tmp_path, corpus)).loss(draw())
-    stage = CodecStage(codec_config(tmp_path, corpus, *files))
+    _, without = stage_of(config_of(tmp_path, corpus)).loss(draw())
+    stage = stage_of(config_of(tmp_path, corpus, *files))
     total, parts = stage.loss(draw())
     assert set(parts) - set(without) == {"vertices", "lips"}
     assert total.item() == pytest.approx(sum(part.item() for part in parts.values()))
-    twice = CodecStage(codec_config(tmp_path, corpus, *files, "codec.vertices=4.0", "codec.lips=0.4")).loss(draw())[1]
+    heavier = config_of(tmp_path, corpus, *files, "codec.vertices=4.0", "codec.lips=0.4")
+    twice = stage_of(heavier).loss(draw())[1]
     assert twice["vertices"].item() == pytest.approx(2.0 * parts["vertices"].item())
     assert twice["lips"].item() == pytest.approx(4.0 * parts["lips"].item())
     # The gradient reaches the decoder, and a step against it helps.

@@ -82,7 +82,7 @@ class CodecStage:
         if self.flame is not None:
             vertices, lips = vertex_errors(self.flame, prediction * codec.motion_std + codec.motion_mean, motion)
             parts |= {"vertices": weights.vertices * vertices, "lips": weights.lips * lips}
-        return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+        return torch.stack(list(parts.values())).sum(), parts
 
     def _quantise(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The latent, and the points of the sphere that were rounded, (B, n, d) for each scale.
