@@ -52,6 +52,7 @@ def commands(options: argparse.Namespace) -> list[str]:
         lines.append(" ".join(["unils-train synth --out CORPUS", *amounts, f"--seed {facts.get('seed', 0)}"]))
     words = ["unils-train ablate", *(f"--config {Path(source).name}" for source in options.config)]
     words += ["--corpus CORPUS --out RUNS", f"--seeds {','.join(map(str, options.seeds))}"]
+    words += [f"--stage-1-seed {options.stage_1_seed}"] if options.stage_1_seed is not None else []
     words += [f"--variants {','.join(options.variants)}"] if options.variants else []
     words += [f"--max-minutes {options.max_minutes:g}"] if options.max_minutes else []
     words += [f"--set {value}" for value in options.set]
@@ -68,7 +69,10 @@ def planned(options: argparse.Namespace) -> list[VariantRun]:
     if len(set(families)) < len(families):
         raise ConfigError("each --config must be of another family")
     return [
-        plan(config, variant, seed, options.out) for seed in options.seeds for config in configs for variant in variants
+        plan(config, variant, seed, options.out, options.stage_1_seed)
+        for seed in options.seeds
+        for config in configs
+        for variant in variants
     ]
 
 
@@ -90,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_numbers, default=[0, 1], metavar="N,N,...")
     parser.add_argument(
         "--variants", type=_names, default=[], metavar="NAME,...", help=", ".join(v.name for v in VARIANTS)
+    )
+    parser.add_argument(
+        "--stage-1-seed", type=int, help="one codec and prior, of this seed, for all seeds (default: one for each)"
     )
     parser.add_argument("--split", default="test", help="what is evaluated (default: test)")
     parser.add_argument("--max-minutes", type=float, help="evaluate a random choice of clips of about this length")

@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unils_training.model_card import STIFFNESS_GROUPS
-
 Result = Mapping[str, Any]
+
+STIFFNESS_GROUPS = ("head", "brows", "mouth")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,13 +89,19 @@ class VariantRun:
         return f"{self.config.family}, seed {self.config.seed}, {self.variant.title}"
 
 
-def plan(base: Config, variant: Variant, seed: int, out: Path) -> VariantRun:
-    """The runs of a variant with a seed, in folders below `out`/family/seed."""
-    folder = out / base.family / f"seed{seed}"
-    shared = folder / SHARED
+def plan(base: Config, variant: Variant, seed: int, out: Path, stage_1_seed: int | None = None) -> VariantRun:
+    """The runs of a variant with a seed, in folders below `out`/family/seed.
+
+    With `stage_1_seed`, codec and priors are those of that seed whatever the seed of the dialogue stage.
+    """
+    first = seed if stage_1_seed is None else stage_1_seed
+    before = out / base.family / f"seed{first}"
+    shared = before / SHARED
 
     def run(name: str, changes: Sequence[tuple[str, Any]] = (), **sources: Path) -> Config:
-        values: dict[str, Any] = {"seed": seed, "run": str(folder / name)}
+        dialogue = name not in (SHARED, PRIOR_OF_DIALOGUES)
+        folder = out / base.family / f"seed{seed}" if dialogue else before
+        values: dict[str, Any] = {"seed": seed if dialogue else first, "run": str(folder / name)}
         values |= {f"{stage}_from": str(path) for stage, path in sources.items()}
         renamed = {key.format(model=MODEL_KEYS[base.family]): value for key, value in changes}
         return changed(base, values | renamed)
@@ -107,7 +113,7 @@ def plan(base: Config, variant: Variant, seed: int, out: Path) -> VariantRun:
     elif variant.prior:
         stages.append(StageRun("prior", run(variant.prior, (("prior.motion_only", False),), codec=shared)))
     if variant.prior:
-        sources["prior"] = folder / variant.prior
+        sources["prior"] = before / variant.prior
     config = run(variant.name, variant.changes, **sources)
     return VariantRun(variant, config, (*stages, StageRun("dialogue", config)))
 

@@ -1,4 +1,4 @@
-"""The ablation's report: Markdown, plots and a JSON of every figure, written from what was measured and nothing else."""
+"""The ablation's report: Markdown, plots and a JSON of every figure, all of it written from what was measured."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compose(families: Sequence[Family], plots: dict[str, str], commands: Sequenc
     """The report as Markdown."""
     parts = [
         "# The paper's ablation, on the simulator",
-        "Written by `unils-train ablate` from its evaluations: every table, figure and verdict on this page is computed.",
+        "Written by `unils-train ablate` from its evaluations: every table, figure and verdict here is computed.",
         _setting(families),
         "## What reproduces",
         _rule(),
@@ -79,17 +79,18 @@ def _setting(families: Sequence[Family]) -> str:
         f"Corpus: the simulator's ([corpus.md](corpus.md)), seed {corpus.get('seed', 'unknown')}"
         f"{f' ({amounts})' if amounts else ''}; a conversation gives two faces. Seeds: {listed}. Measured on "
         f"{evaluation['minutes']:.0f} minutes ({len(evaluation['ids'])} sides) of its `{evaluation['split']}` split, "
-        "whose voices were never trained on, at the sampling settings of the configuration and, for `stream`, look-ahead "
-        f"{JUDGED_LOOK_AHEAD} on the own track and 0 on the other. ± is the standard deviation over seeds. Figures are "
-        "those of [metrics.md](metrics.md), LVE, MHD and FDD in their blendshape forms, so they compare with each other "
-        "and not with the paper's millimetres. These are small models trained briefly: directions are what is tested."
+        "whose voices were never trained on, at the sampling settings of the configuration and, for `stream`, "
+        f"look-ahead {JUDGED_LOOK_AHEAD} on the own track and 0 on the other. ± is the standard deviation over seeds. "
+        "Figures are those of [metrics.md](metrics.md), LVE, MHD and FDD in their blendshape forms, so they compare "
+        "with each other and not with the paper's millimetres. These are small models trained briefly: directions are "
+        "what is tested."
     )
 
 
 def _rule() -> str:
     return (
-        f"A difference counts when it exceeds {SPREADS:g} pooled standard deviations over seeds and {LEAST_SHARE:.0%} of "
-        "the full model's figure. A claim reproduces (or does not) when all of its figures that count agree; it is "
+        f"A difference counts when it exceeds {SPREADS:g} pooled standard deviations over seeds and {LEAST_SHARE:.0%} "
+        "of the full model's figure. A claim reproduces (or does not) when all of its figures that count agree; it is "
         "inconclusive when none counts or they disagree. *Listening spread* and *speed* are means over head, brows and "
         "mouth of the ratio to truth."
     )
@@ -131,9 +132,9 @@ def _causality(families: Sequence[Family]) -> str:
         else f"At look-ahead {JUDGED_LOOK_AHEAD} `stream` has {-judged:.1%} more jaw correlation than `published`"
     )
     return (
-        "What the lips of `stream`, which hears a frame or two ahead, lose against `published`, which hears whole windows "
-        "of 4 s, on the same data and by the share of `published`'s figure; positive is a loss. The two also differ in "
-        "size, audio encoder and steps (below), so this is a comparison of what one core makes of each.\n\n"
+        "What the lips of `stream`, which hears a frame or two ahead, lose against `published`, which hears whole "
+        "windows of 4 s, on the same data and by the share of `published`'s figure; positive is a loss. The two also "
+        "differ in size, audio encoder and steps (below), so this compares what one core makes of each.\n\n"
         + table(header, rows)
         + f"\n\n{verdict}: {within} than the {LITERATURE_COST:.0%} that the literature loses."
     )
