@@ -120,6 +120,7 @@ def test_a_claim_is_what_its_conclusive_figures_agree_on() -> None:
     assert outcome(lve=0.5, jaw=2.0) == "does not reproduce"
     assert outcome(lve=2.0, jaw=2.0) == "inconclusive"  # they disagree
     assert outcome() == "inconclusive"
+    assert verdicts.tally(verdicts.findings(claim, full, full | {"jaw": spread(2.0, 2.01)})) == "1 against, 2 undecided"
 
 
 def test_a_cost_is_paired_by_seed_and_positive_where_ours_is_worse() -> None:
@@ -138,9 +139,11 @@ def test_a_tiny_ablation_from_a_corpus_to_a_report(
     text = report.read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert "| one mixed cross-attention |" in text
-    assert "One mixed cross-attention makes lips worse (the paper: S-LVE 5.83 -> 11.48): **inconclusive**" in text
+    undecided = "**inconclusive** (figures: 3 undecided)"
+    assert f"One mixed cross-attention makes lips worse (the paper: S-LVE 5.83 -> 11.48): {undecided}" in text
     assert "Without stage 1 the listener is stiffer (the paper: L-FDD 17.12 -> 25.64): **not measured**" in text
     assert "it needs both families" in text
+    assert "Not run: without stage 1, without the other track, stage 1 on dialogues only." in text
     document = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
     family = load_config(config).family
     assert set(document["families"][family]["variants"]) == {"full", "mixed"}
@@ -223,6 +226,9 @@ def test_what_cannot_be_run_is_refused_by_a_sentence(
     words = ["--corpus", str(small_corpus), "--out", str(tmp_path / "out")]
     assert ablate.main(["--config", "tiny", "--config", "tiny", *words]) == 2
     assert "another family" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        ablate.main(["--config", "tiny", *words, "--stage-1-seed", "half=0"])
+    assert "stream=N or published=N" in capsys.readouterr().err
     assert ablate.main(["--config", "tiny", "--corpus", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "corpus.json is missing" in capsys.readouterr().err
     assert ablate.main(["--config", "tiny", *words, "--report-only"]) == 2

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unils_training.ablation.collect import collect
-from unils_training.ablation.plan import VARIANTS, VariantRun, find_variants, plan
+from unils_training.ablation.plan import MODEL_KEYS, VARIANTS, VariantRun, find_variants, plan
 from unils_training.ablation.report import write
 from unils_training.ablation.run import evaluate, train
 from unils_training.config import ConfigError, load_config
@@ -52,7 +52,7 @@ def commands(options: argparse.Namespace) -> list[str]:
         lines.append(" ".join(["unils-train synth --out CORPUS", *amounts, f"--seed {facts.get('seed', 0)}"]))
     words = ["unils-train ablate", *(f"--config {Path(source).name}" for source in options.config)]
     words += ["--corpus CORPUS --out RUNS", f"--seeds {','.join(map(str, options.seeds))}"]
-    words += [f"--stage-1-seed {options.stage_1_seed}"] if options.stage_1_seed is not None else []
+    words += [f"--stage-1-seed {family}={seed}" for family, seed in options.stage_1_seed]
     words += [f"--variants {','.join(options.variants)}"] if options.variants else []
     words += [f"--max-minutes {options.max_minutes:g}"] if options.max_minutes else []
     words += [f"--set {value}" for value in options.set]
@@ -68,8 +68,9 @@ def planned(options: argparse.Namespace) -> list[VariantRun]:
     families = [config.family for config in configs]
     if len(set(families)) < len(families):
         raise ConfigError("each --config must be of another family")
+    stage_1_seeds = dict(options.stage_1_seed)
     return [
-        plan(config, variant, seed, options.out, options.stage_1_seed)
+        plan(config, variant, seed, options.out, stage_1_seeds.get(config.family))
         for seed in options.seeds
         for config in configs
         for variant in variants
@@ -78,6 +79,13 @@ def planned(options: argparse.Namespace) -> list[VariantRun]:
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
+
+
+def _family_seed(text: str) -> tuple[str, int]:
+    family, _, seed = text.partition("=")
+    if family not in MODEL_KEYS or not seed.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form stream=N or published=N")
+    return family, int(seed)
 
 
 def _names(text: str) -> list[str]:
@@ -96,7 +104,12 @@ def _parser() -> argparse.ArgumentParser:
         "--variants", type=_names, default=[], metavar="NAME,...", help=", ".join(v.name for v in VARIANTS)
     )
     parser.add_argument(
-        "--stage-1-seed", type=int, help="one codec and prior, of this seed, for all seeds (default: one for each)"
+        "--stage-1-seed",
+        type=_family_seed,
+        action="append",
+        default=[],
+        metavar="FAMILY=N",
+        help="one codec and prior, of this seed, for all seeds of a family (default: one for each)",
     )
     parser.add_argument("--split", default="test", help="what is evaluated (default: test)")
     parser.add_argument("--max-minutes", type=float, help="evaluate a random choice of clips of about this length")

@@ -11,6 +11,7 @@ from typing import Any
 
 from unils_training.ablation.collect import JUDGED_LOOK_AHEAD, Arm, Family
 from unils_training.ablation.figures import BY_NAME, OURS, PAPER, Figure, Spread
+from unils_training.ablation.plan import VARIANTS
 from unils_training.ablation.plots import draw
 from unils_training.ablation.verdicts import (
     CLAIMS,
@@ -22,6 +23,7 @@ from unils_training.ablation.verdicts import (
     findings,
     overall,
     sentence,
+    tally,
 )
 from unils_training.evaluation.report import plain
 from unils_training.model_card import table
@@ -72,7 +74,8 @@ def _setting(families: Sequence[Family]) -> str:
     evaluation = families[0].full.evaluations[0]
     corpus = evaluation["corpus"]
     hours = corpus.get("hours", {})
-    amounts = ", ".join(f"{name} {value:g} h" for name, value in hours.items())
+    names = {"motion": "motion without sound"}
+    amounts = ", ".join(f"{names.get(name, name)} {value:g} h" for name, value in hours.items())
     seeds = {family.name: len(family.full.seeds) for family in families}
     listed = ", ".join(f"{count} of `{name}`" for name, count in seeds.items())
     return (
@@ -92,7 +95,7 @@ def _rule() -> str:
         f"A difference counts when it exceeds {SPREADS:g} pooled standard deviations over seeds and {LEAST_SHARE:.0%} "
         "of the full model's figure. A claim reproduces (or does not) when all of its figures that count agree; it is "
         "inconclusive when none counts or they disagree. *Listening spread* and *speed* are means over head, brows and "
-        "mouth of the ratio to truth."
+        "mouth of the ratio to truth; a speed above 1 is faster than truth, which is jitter and not life."
     )
 
 
@@ -103,7 +106,7 @@ def _verdicts(family: Family) -> str:
         if found is None:
             lines.append(f"- {claim.sentence} ({claim.source}): **not measured**.")
             continue
-        lines.append(f"- {claim.sentence} ({claim.source}): **{overall(found)}**.")
+        lines.append(f"- {claim.sentence} ({claim.source}): **{overall(found)}** (figures: {tally(found)}).")
         lines += [f"  - {sentence(finding)}." for finding in found]
     return f"`{family.name}`:\n\n" + "\n".join(lines)
 
@@ -154,7 +157,19 @@ def _sizes(family: Family) -> str:
     for name in ("codec", "prior", "dialogue"):
         training = getattr(config, name).training
         stages.append(f"{name} {training.steps} steps of {training.batch_clips} clips of {training.clip_frames} frames")
-    return f"Parameters: {parts}. Training: {'; '.join(stages)}. Codec and prior are shared by the variants of a seed."
+    seeds = {facts["seed"] for facts in family.stages if facts["stage"] == "codec"}
+    shared = "Codec and prior are shared by the variants of a seed."
+    if len(seeds) < len(family.full.seeds):
+        shared = f"Codec and priors of seed {min(seeds)} serve every seed, so ± is of the dialogue stage alone."
+    missing = [v.title for v in VARIANTS if v.name not in family.arms]
+    fewer = [
+        f"{arm.run.variant.title} ({len(arm.seeds)} of {len(family.full.seeds)} seeds)"
+        for arm in family.arms.values()
+        if len(arm.seeds) < len(family.full.seeds)
+    ]
+    absent = f" Not run: {', '.join(missing)}." if missing else ""
+    absent += f" Run with fewer seeds: {', '.join(fewer)}." if fewer else ""
+    return f"Parameters: {parts}. Training: {'; '.join(stages)}. {shared}{absent}"
 
 
 def _tables(family: Family) -> str:

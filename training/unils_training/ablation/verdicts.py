@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from unils_training.ablation.figures import BY_NAME, Spread
 
@@ -93,6 +93,13 @@ def overall(found: Sequence[Finding]) -> Outcome:
     """All figures together: what those that are conclusive agree on, else inconclusive."""
     outcomes = {finding.outcome for finding in found} - {"inconclusive"}
     return outcomes.pop() if len(outcomes) == 1 else "inconclusive"
+
+
+def tally(found: Sequence[Finding]) -> str:
+    """How many figures say what, in words."""
+    counts = {outcome: sum(finding.outcome == outcome for finding in found) for outcome in get_args(Outcome)}
+    words = {"reproduces": "for", "does not reproduce": "against", "inconclusive": "undecided"}
+    return ", ".join(f"{count} {words[outcome]}" for outcome, count in counts.items() if count)
 
 
 def sentence(finding: Finding) -> str:
