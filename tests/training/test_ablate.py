@@ -116,7 +116,8 @@ def test_a_claim_is_what_its_conclusive_figures_agree_on() -> None:
         return overall(verdicts.findings(claim, full, variant))
 
     assert outcome(lve=2.0, jaw=0.5, closures=0.5) == "reproduces"
-    assert outcome(lve=2.0) == "reproduces"  # the other two do not say
+    assert outcome(lve=2.0, jaw=0.5) == "reproduces"  # the third does not say
+    assert outcome(lve=2.0) == "inconclusive"  # one of three is not enough
     assert outcome(lve=0.5, jaw=2.0) == "does not reproduce"
     assert outcome(lve=2.0, jaw=2.0) == "inconclusive"  # they disagree
     assert outcome() == "inconclusive"

@@ -90,9 +90,10 @@ def findings(claim: Claim, full: Mapping[str, Spread], variant: Mapping[str, Spr
 
 
 def overall(found: Sequence[Finding]) -> Outcome:
-    """All figures together: what those that are conclusive agree on, else inconclusive."""
-    outcomes = {finding.outcome for finding in found} - {"inconclusive"}
-    return outcomes.pop() if len(outcomes) == 1 else "inconclusive"
+    """All figures together: what more than half of them say and none of them denies, else inconclusive."""
+    outcomes = [finding.outcome for finding in found if finding.outcome != "inconclusive"]
+    agree = len(set(outcomes)) == 1 and 2 * len(outcomes) > len(found)
+    return outcomes[0] if agree else "inconclusive"
 
 
 def tally(found: Sequence[Finding]) -> str:
