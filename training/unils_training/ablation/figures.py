@@ -15,7 +15,7 @@ STIFFNESS_GROUPS = ("head", "brows", "mouth")
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One figure of an evaluation's result. `better` is +1 where more is better, -1 where less is."""
+    """One figure of a result. `better` is +1 where more is better, -1 where less is, 0 where 1 is truth."""
 
     name: str
     title: str
@@ -57,11 +57,12 @@ FIGURES: tuple[Figure, ...] = (
     Figure("pose_fd", "P-FID", _at("paper", "fd", "pose"), -1),
     Figure("jaw", "jaw correlation", _at("lips", "jaw_correlation"), 1),
     Figure("closures", "lip closures, F1", _at("lips", "closures", "f1"), 1),
-    Figure("std", "listening spread / truth", _liveliness("std_ratio"), 1),
-    Figure("speed", "listening speed / truth", _liveliness("speed_ratio"), 1),
+    Figure("std", "listening spread / truth", _liveliness("std_ratio"), 0),
+    Figure("speed", "listening speed / truth", _liveliness("speed_ratio"), 0),
     Figure("reactions", "reaction F1", _at("listening", "strict", "reactions", "f1"), 1),
     Figure("shuffled", "reaction F1, shuffled partner", _at("contingency", "f1_shuffled"), -1),
 )
+BETTER = {1: "more is better", -1: "less is better", 0: "1 is truth"}
 PAPER = FIGURES[:10]
 OURS = FIGURES[10:]
 BY_NAME = {figure.name: figure for figure in FIGURES}

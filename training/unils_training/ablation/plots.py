@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unils_training.ablation.collect import Family
-from unils_training.ablation.figures import BY_NAME
+from unils_training.ablation.figures import BETTER, BY_NAME
 
 LIPS = ("lve", "jaw", "closures")
 LISTENING = ("std", "speed", "fdd", "reactions")
@@ -51,9 +51,7 @@ def _bars(family: Family, names: Sequence[str]) -> Any:
             axis.plot(values.values, [i] * len(values.values), "k.", markersize=5)
         axis.set_yticks(range(len(family.arms)), [arm.run.variant.title for arm in family.arms.values()])
         axis.invert_yaxis()
-        axis.set_title(
-            f"{BY_NAME[name].title} ({'more' if BY_NAME[name].better > 0 else 'less'} is better)", fontsize=9
-        )
+        axis.set_title(f"{BY_NAME[name].title} ({BETTER[BY_NAME[name].better]})", fontsize=9)
         if axis is not axes[0]:
             axis.set_yticklabels([])
     return figure

@@ -30,6 +30,7 @@ from unils_training.model_card import table
 
 LITERATURE_COST = 0.06  # FACTS: lip-sync confidence lost from offline to online, DyStream
 LEAST_LIPS = 0.6  # jaw correlation of a model whose lips follow; below, a comparison of lips says little
+ARROWS = {1: "↑", -1: "↓", 0: ""}
 COST_FIGURES = ("jaw", "closures", "lve", "mhd")
 LOOK_AHEAD_FIGURES = ("lve", "mhd", "jaw", "closures", "std", "speed", "fdd", "reactions")
 
@@ -188,7 +189,7 @@ def _tables(family: Family) -> str:
 
 
 def _table(family: Family, figures: Sequence[Figure]) -> str:
-    header = ["", *(f"{figure.title} {'↑' if figure.better > 0 else '↓'}" for figure in figures)]
+    header = ["", *(f"{figure.title} {ARROWS[figure.better]}".rstrip() for figure in figures)]
     rows = []
     for arm in family.arms.values():
         spreads = arm.spreads()
