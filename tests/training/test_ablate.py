@@ -244,11 +244,12 @@ def test_a_model_without_the_other_track_is_deaf_to_it_and_the_full_one_is_not(
     places = [f"corpus.path='{small_corpus}'", f"corpus.cache='{tmp_path / 'cache'}'", "corpus.workers=1"]
     config = load_config(source, [*places, *small(source)])
     rng = np.random.default_rng(0)
-    own, one, another = (rng.integers(-3000, 3000, 30 * 640).astype(np.int16) for _ in range(3))
+    own, loud = (rng.integers(-20000, 20000, 100 * 640).astype(np.int16) for _ in range(2))
+    silence = np.zeros_like(loud)
     for name, deaf in (("no_other_track", True), ("full", False)):
         run = plan(config, FULL_AND[name], 0, tmp_path)
         running.train(run)
-        made = [generate(Run(run.checkpoint, "torch", 1), [Heard(own, other, 1)])[0] for other in (one, another)]
+        made = [generate(Run(run.checkpoint, "torch", 1), [Heard(own, other, 1)])[0] for other in (silence, loud)]
         assert np.array_equal(*made) == deaf, name
 
 
