@@ -17,4 +17,4 @@ for stage in codec prior dialogue; do
 done
 unils-train eval "$out/run/dialogue/best.pt" "$out/corpus" --out "$out/report" --shuffle-partner
 unils-train export --config "$config" --run-dir "$out/run" -o "$out/bundle"
-unils animate --model "$out/bundle" "$out/corpus/t000000a/self.wav" "$out/corpus/t000000a/other.wav" -o "$out/face.npz" -o "$out/face.mp4"
+unils animate --model "$out/bundle" "$out/corpus/t000000a/self.wav" "$out/corpus/t000000a/other.wav" -o "$out/face.npz"

@@ -51,7 +51,6 @@ def test_one_command_leads_from_nothing_to_motion(config: str, tmp_path: Path) -
     assert motion.shape == truth.shape
     assert np.isfinite(motion).all()
     assert motion.std(axis=0).max() > 0.005, "the face does not move"
-    assert (out / "face.mp4").stat().st_size > 10_000
 
 
 def commands(text: str) -> list[list[str]]:

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(importlib.import_module(OWN_OPTIONS[arguments[0]]).main(arguments[1:]) or 0)
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options, _config(options)))
+        return int(options.run(options))
     except (ConfigError, OSError, ValueError, FloatingPointError) as error:
         print(f"unils-train {options.command}: {error}", file=sys.stderr)
         return 2
@@ -64,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--from-bundle", metavar="DIR", help="go on from a bundle's weights, in place of a codec and a prior"
             )
         command.set_defaults(run=_train)
+    average = commands.add_parser("average", help="average the weights of several checkpoints of a run")
+    average.add_argument("checkpoints", nargs="+", help="copies of a stage's best.pt")
+    average.add_argument("--shares", required=True, help="a number for each, 1,3 say")
+    average.add_argument("-o", "--output", required=True, help="the checkpoint to write")
+    average.set_defaults(run=_average)
     export = commands.add_parser("export", help="write a bundle")
     _add_common(export)
     export.add_argument("-o", "--output", required=True, help="folder of the bundle")
@@ -102,13 +107,22 @@ def _config(options: argparse.Namespace) -> Config:
     return load_config(source, [*overrides, *options.set])
 
 
-def _train(options: argparse.Namespace, config: Config) -> int:
+def _train(options: argparse.Namespace) -> int:
+    config = _config(options)
     stage = importlib.import_module(f"unils_training.stages.{config.family}.{options.command}")
     stage.train(config, resume=options.resume)
     return 0
 
 
-def _export(options: argparse.Namespace, config: Config) -> int:
+def _average(options: argparse.Namespace) -> int:
+    from unils_training.stages.averaging import average
+
+    average(options.checkpoints, [float(share) for share in options.shares.split(",")], options.output)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    config = _config(options)
     exporter = importlib.import_module(f"unils_training.export.{config.family}")
     if options.random_init:
         model, provenance = exporter.random_model(config)
