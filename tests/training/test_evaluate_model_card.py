@@ -120,6 +120,7 @@ def test_a_bundle_that_went_on_from_another_is_made_in_rounds(bundle: Path, tmp_
         "provenance": {"seed": 4, "note": "A note.", "stages": {"dialogue": {"step": 90, "seconds": 60.0}}},
     }
     second["provenance"]["stages"]["from_bundle"] = {"sha256": "00", "provenance": first["provenance"]}
+    second["provenance"]["stages"]["averaged"] = [{"step": 50, "share": 0.25}, {"step": 90, "share": 0.75}]
     (bundle / "model.json").write_text(json.dumps(second))
     evals = [write_eval(tmp_path / "e", [result(1)])]
     corpora = [write_corpus(tmp_path / "c1"), write_corpus(tmp_path / "c2", seed=12)]
@@ -128,6 +129,8 @@ def test_a_bundle_that_went_on_from_another_is_made_in_rounds(bundle: Path, tmp_
     assert "Round 2: training seed 4, corpus seed 12" in card
     assert "unils-train codec --config bundled --corpus CORPUS1 --run-dir RUN1 --steps 70\n" in card
     assert "--config bundled_further --corpus CORPUS2 --run-dir RUN2 --from-bundle BUNDLE1 --steps 90\n" in card
+    assert "unils-train average BEST_AT_50.pt BEST_AT_90.pt --shares 0.25,0.75 -o AVERAGED2.pt\n" in card
+    assert "--run-dir RUN2 --checkpoint AVERAGED2.pt -o BUNDLE2\n" in card
     assert "A note." in card
     assert "seen from both sides: 12.5 and then 12.5." in card
     with pytest.raises(model_card.CardError, match="2 rounds, and 1 corpora"):

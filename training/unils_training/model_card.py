@@ -210,7 +210,13 @@ def again(provenance: dict[str, Any], corpora: Sequence[dict[str, Any]]) -> str:
             source = f" --from-bundle BUNDLE{order - 1}" if order > 1 else ""
             steps = f" --steps {stages[stage]['step']}" if stage in stages else ""
             commands.append(f"unils-train {stage} {common}{source}{steps}")
-        commands.append(f"unils-train export {common} -o BUNDLE{order}")
+        checkpoint = ""
+        if averaged := stages.get("averaged"):
+            copies = " ".join(f"BEST_AT_{part['step']}.pt" for part in averaged)
+            shares = ",".join(f"{part['share']:g}" for part in averaged)
+            commands.append(f"unils-train average {copies} --shares {shares} -o AVERAGED{order}.pt")
+            checkpoint = f" --checkpoint AVERAGED{order}.pt"
+        commands.append(f"unils-train export {common}{checkpoint} -o BUNDLE{order}")
         rows = [
             [stage, str(stages[stage]["step"]), f"{stages[stage]['seconds'] / 60:.0f}"]
             for stage in ("codec", "prior", "dialogue")
