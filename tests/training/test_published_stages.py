@@ -22,7 +22,8 @@ from unils_training.stages.lora import PUBLISHED_TARGETS, add_lora, merged
 from unils_training.stages.published import codec, dialogue, prior
 from unils_training.stages.published.features import GridFeatures, gather_audio
 from unils_training.stages.published.losses import bsq_losses, derivative_error, token_losses
-from unils_training.stages.published.windows import Windows, load_prior
+from unils_training.stages.published.windows import Windows, hears
+from unils_training.stages.stage_1 import load_prior
 from unils_training.stages.trainer import Draw, load_result
 
 STAGES = {"codec": codec, "prior": prior, "dialogue": dialogue}
@@ -316,10 +317,10 @@ def test_a_prior_of_other_sizes_is_refused_by_name(trained: Config) -> None:
     learned = load_result(Path(trained.run) / "prior" / "best.pt")["result"]
     deeper = Generator(dataclasses.replace(trained.published, depth=3), 16)
     with pytest.raises(ConfigError, match=r"attn_blocks\.2"):
-        load_prior(deeper, learned)
+        load_prior(deeper, learned, hears, "published")
     wider = Generator(dataclasses.replace(trained.published, width=64), 16)
     with pytest.raises(ConfigError, match="does not fit published"):
-        load_prior(wider, learned)
+        load_prior(wider, learned, hears, "published")
 
 
 def test_wrong_settings_are_refused_by_name(small_corpus: Path, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ from unils_training.stages.published.windows import (
     check_clip_frames,
     check_rig,
     hears,
-    load_prior,
     model_with_codec,
 )
+from unils_training.stages.stage_1 import load_prior
 from unils_training.stages.trainer import BEST, Draw, load_result, source_folder, stage_folder, train_stage
 from unils_training.stages.validation import free_running_figures
 
@@ -199,7 +199,7 @@ def train(config: Config, resume: bool | str = False) -> None:
     model, facts = model_with_codec(config)
     if config.dialogue.stage_1:
         stored = load_result(source_folder(config, prior.NAME) / BEST)
-        load_prior(model.generator, stored["result"])
+        load_prior(model.generator, stored["result"], hears, "published")
         facts["prior"] = {name: stored[name] for name in ("step", "seconds", "figures")}
     train_stage(DialogueStage(config, model), config, config.dialogue.training, resume, facts)
 

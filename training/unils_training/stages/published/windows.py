@@ -6,7 +6,6 @@ Shapes: B clips, F frames of a window, D channels, d bits a token, N tokens of a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ from unils_training.config import Config, ConfigError, HistoryConfig, SamplingCo
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import MotionCache
 from unils_training.models.published.audio_encoder import AudioEncoder
-from unils_training.models.published.generator import Generator
 from unils_training.models.published.model import PublishedModel
 from unils_training.rigs import RIGS
 from unils_training.stages.trainer import BEST, Draw, load_result, source_folder
@@ -145,19 +143,3 @@ def model_with_codec(config: Config) -> tuple[PublishedModel, dict[str, object]]
 def hears(name: str) -> bool:
     """Whether a parameter of the generator of that name takes part in hearing; the prior has none of them."""
     return "audio_attn" in name or name.endswith((".self_pos", ".other_pos"))
-
-
-def load_prior(generator: Generator, result: Mapping[str, Tensor]) -> None:
-    """Takes over what a prior learned. What hears stays as it was made.
-
-    Raises:
-        ConfigError: the prior is of other sizes.
-    """
-    learned = {name: value for name, value in result.items() if not hears(name)}
-    try:
-        missing, unexpected = generator.load_state_dict(learned, strict=False)
-    except RuntimeError as error:
-        raise ConfigError(f"the prior does not fit published: {str(error).splitlines()[-1].strip()}") from error
-    wrong = [*unexpected, *(name for name in missing if not hears(name))]
-    if wrong:
-        raise ConfigError(f"the prior does not fit published: it differs in {wrong[0]}")

@@ -27,11 +27,11 @@ from unils_training.rigs import group_channels
 from unils_training.stages import distributed
 from unils_training.stages.lora import add_lora, merged
 from unils_training.stages.plots import traces
+from unils_training.stages.stage_1 import load_prior
 from unils_training.stages.stream import prior
 from unils_training.stages.stream.generation import (
     LatentClips,
     hears,
-    load_prior,
     model_with_codec,
     style_tokens,
     validation_begins,
@@ -235,7 +235,7 @@ def train(config: Config, resume: bool | str = False) -> None:
                 f"the prior of {source_folder(config, prior.NAME)} was trained on another codec than that of "
                 f"{source_folder(config, 'codec')}: set codec_from to the run that it was trained on"
             )
-        load_prior(model.generator, stored["result"])
+        load_prior(model.generator, stored["result"], hears, "model.generator")
         facts["prior"] = {name: stored[name] for name in ("step", "seconds", "figures")}
     train_stage(DialogueStage(config, model), config, config.dialogue.training, resume, facts)
 

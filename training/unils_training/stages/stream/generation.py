@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from torch import Tensor
 from unils_training.config import Config, ConfigError, HistoryConfig, SamplingConfig, TrainingConfig
 from unils_training.data.clips import ClipSampler
 from unils_training.data.features import MotionCache, load_features, load_motion
-from unils_training.models.stream.generator import Generator
 from unils_training.models.stream.model import StreamModel
 from unils_training.stages import distributed
 from unils_training.stages.trainer import BEST, Draw, load_result, source_folder, tensors_sha256
@@ -149,22 +147,6 @@ def model_with_codec(config: Config) -> tuple[StreamModel, dict[str, Any]]:
 def hears(name: str) -> bool:
     """Whether a parameter of the generator of that name takes part in hearing; the prior has none of them."""
     return "cross_" in name or "look_ahead" in name
-
-
-def load_prior(generator: Generator, result: Mapping[str, Tensor]) -> None:
-    """Takes over what a prior learned. What hears stays as it was made, and may differ from that of the prior's model.
-
-    Raises:
-        ConfigError: the prior is of other sizes.
-    """
-    learned = {name: value for name, value in result.items() if not hears(name)}
-    try:
-        missing, unexpected = generator.load_state_dict(learned, strict=False)
-    except RuntimeError as error:
-        raise ConfigError(f"the prior does not fit model.generator: {str(error).splitlines()[-1].strip()}") from error
-    wrong = [*unexpected, *(name for name in missing if not hears(name))]
-    if wrong:
-        raise ConfigError(f"the prior does not fit model.generator: it differs in {wrong[0]}")
 
 
 def validation_begins(
