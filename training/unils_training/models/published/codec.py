@@ -78,7 +78,7 @@ class Codec(nn.Module):
 
     def __init__(self, channels: int, frames: int, config: PublishedCodecConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.frames = config, frames
         self.scales, self.tokens = config.scales, sum(config.scales)
         ends = [sum(config.scales[: level + 1]) for level in range(len(config.scales))]
         self.spans = [slice(begin, end) for begin, end in pairwise([0, *ends])]
@@ -93,6 +93,10 @@ class Codec(nn.Module):
     def down(self, x: Tensor, level: int) -> Tensor:
         """Averages frames (B, F, d) over the spans of a level's tokens, (B, n, d)."""
         return x if self.scales[level] == x.shape[1] else self.get_buffer(f"down_{level}") @ x
+
+    def span(self, level: int) -> Tensor:
+        """Which frames a level's tokens are averaged over, (n, F) of 0 and 1; spans of coarse levels may overlap."""
+        return (self.get_buffer(f"down_{level}") > 0).float()
 
     def up(self, x: Tensor, level: int) -> Tensor:
         """Interpolates a level's tokens (B, n, d) linearly between their centres to frames, (B, F, d)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from unils_training.models.published.audio_encoder import AudioEncoder
 from unils_training.models.published.codec import Codec
 from unils_training.models.published.generator import Generator
 from unils_training.models.sampling import sample_bits
+
+if TYPE_CHECKING:
+    from unils_training.models.published.rolling import Shown
 
 HOP_SAMPLES = 640
 
@@ -96,6 +100,7 @@ class PublishedModel(nn.Module):
         sampling: Sampling,
         seeds: npt.NDArray[np.uint64],
         chunk: int,
+        shown: Shown | None = None,
     ) -> Window:
         """One window, every scale on top of what is cached of the coarser ones.
 
@@ -105,6 +110,7 @@ class PublishedModel(nn.Module):
             previous: quantised latent of the window before, (B, F, d); None at the first window.
             seeds: (B,), one for each clip.
             chunk: index of the window, of which its random numbers depend.
+            shown: frames of this window that are shown already (rolling generation); None where all are new.
         """
         codec, generator = self.codec, self.generator
         batch, guided = len(style), sampling.cfg_scale > 1.0
@@ -128,6 +134,8 @@ class PublishedModel(nn.Module):
                 logits = sampling.cfg_scale * conditional + (1.0 - sampling.cfg_scale) * unconditional
             u = token_uniforms(seeds, chunk, span.start, tokens, codec.config.bits)
             bits = sample_bits(logits[..., 1] - logits[..., 0], sampling, u)
+            if shown is not None:
+                bits = shown.fix(level, latent, bits)
             latent = latent + codec.up(codec.code(bits), level)
             all_bits.append(bits)
             all_logits.append(logits)
