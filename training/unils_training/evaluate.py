@@ -32,14 +32,18 @@ from unils_training.metrics import contingency, markdown_table, quality_lines
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to evaluate, on what, and how. `backend` "" is native for bundles and torch for checkpoints."""
+    """What to evaluate, on what, and how. `backend` "" is native for bundles and torch for checkpoints.
+
+    A model is run at every look-ahead on the own track; () is the family's own, 1 frame in `stream` and none in
+    `published`. A `published` one is run with every one of `hop_frames`, where 0 is window by window as released.
+    """
 
     model: Path
     dataset: Path
     out: Path
     split: str = "test"
     max_minutes: float | None = None
-    look_ahead: tuple[int, ...] = (1,)
+    look_ahead: tuple[int, ...] = ()
     look_ahead_other: int = 0
     temperature: float = 1.0
     top_p: float | None = None
@@ -53,6 +57,7 @@ class Job:
     keep: int = 3
     jobs: int = 1
     seed: int = 0
+    hop_frames: tuple[int, ...] = (0,)
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -66,8 +71,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     dataset = open_dataset(job.dataset)
     _check_fit(job, model, dataset)
     job = dataclasses.replace(job, backend=job.backend or ("native" if job.model.is_dir() else "torch"))
-    if model.family != "stream":
-        job = dataclasses.replace(job, look_ahead=(0,), shuffle_partner=(0,) if job.shuffle_partner else ())
+    runs = _runs(job, model)
     names, skipped = choose(dataset, dataset.splits[job.split], job.max_minutes, job.seed)
     if not names:
         raise ValueError(f"no clip of split {job.split!r} of {job.dataset} can be read: {next(iter(skipped.values()))}")
@@ -78,14 +82,13 @@ def evaluate(job: Job) -> dict[str, Any]:
     results = []
     long_blocks: list[dict[str, float]] = []
     with _pool(job) as pool:
-        for order, look_ahead in enumerate(job.look_ahead):
-            results.append(_result(job, dataset, names, look_ahead, kept if order == 0 else {}, pool))
-            suffix = f"_{look_ahead}" if model.family == "stream" else ""
+        for order, run in enumerate(runs):
+            results.append(_result(job, run, dataset, names, kept if order == 0 else {}, pool))
+            suffix = f"_{run.look_ahead_self}" if model.family == "stream" else f"_{run.hop_frames}"
             plot_spectra(results[-1]["listening_spectrum"], job.out / f"listening_spectra{suffix}.png")
             plot_distributions(results[-1]["distributions"], job.out / f"distributions{suffix}.png")
         if job.long_run > 0.0:
-            run = _run(job, job.look_ahead[0])
-            long_blocks = long_run(run, dataset, names, job.long_run)
+            long_blocks = long_run(runs[0], dataset, names, job.long_run)
     for path in kept.values():
         plot_trace(path, path.with_suffix(".png"))
     evaluation = plain(
@@ -135,8 +138,12 @@ def _check_fit(job: Job, model: Description, dataset: Dataset) -> None:
     if job.flame_masks and not job.flame:
         raise ValueError("--flame-masks names regions of a FLAME model: give that by --flame")
     flame_mesh(job.flame, job.flame_masks)
-    if not job.look_ahead or not set(job.shuffle_partner) <= set(job.look_ahead):
+    if not set(job.shuffle_partner) <= set(job.look_ahead or _own_look_ahead(model)):
         raise ValueError("a shuffled partner is heard at look-aheads that are evaluated")
+    if model.family == "stream" and any(job.hop_frames):
+        raise ValueError("--hop-frames is for family published: family stream makes every frame by itself")
+    if model.family != "stream" and not any(job.hop_frames) and (any(job.look_ahead) or job.look_ahead_other):
+        raise ValueError("family published looks ahead in rolling generation only: give --hop-frames too")
     if job.backend == "native" and not job.model.is_dir():
         raise ValueError(f"{job.model} is a checkpoint, which the native engine does not run: export it, or use torch")
 
@@ -151,28 +158,43 @@ def _pool(job: Job) -> Any:
     return ProcessPoolExecutor(job.jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _run(job: Job, look_ahead: int) -> Run:
-    return Run(
-        *(job.model, job.backend, look_ahead, job.look_ahead_other),
-        *(job.temperature, job.top_p, job.cfg_scale, job.seed),
-    )
+def _own_look_ahead(model: Description) -> tuple[int, ...]:
+    return (1,) if model.family == "stream" else (0,)
+
+
+def _runs(job: Job, model: Description) -> list[Run]:
+    """Every way in which the model is run; a window has no look-ahead, so that it is run once."""
+    ahead = job.look_ahead or _own_look_ahead(model)
+    ways = [(hop, (own, job.look_ahead_other)) for hop in job.hop_frames for own in ahead]
+    if model.family != "stream":
+        ways = list(dict.fromkeys((hop, look_ahead if hop else (0, 0)) for hop, look_ahead in ways))
+    return [
+        Run(
+            *(job.model, job.backend, *look_ahead, job.temperature, job.top_p, job.cfg_scale, job.seed),
+            hop_frames=hop,
+        )
+        for hop, look_ahead in ways
+    ]
 
 
 def _result(
-    job: Job, dataset: Dataset, names: Sequence[str], look_ahead: int, keep: dict[str, Path], pool: Executor | None
+    job: Job, run: Run, dataset: Dataset, names: Sequence[str], keep: dict[str, Path], pool: Executor | None
 ) -> dict[str, Any]:
-    task = Task(_run(job, look_ahead), dataset, {name: name for name in names}, keep, (job.flame, job.flame_masks))
-    right = measure(task, pool, f"look-ahead {look_ahead}")
+    task = Task(run, dataset, {name: name for name in names}, keep, (job.flame, job.flame_masks))
+    title = f"hop {run.hop_frames}" if run.hop_frames else f"look-ahead {run.look_ahead_self}"
+    right = measure(task, pool, title)
     figures = None
-    if look_ahead in job.shuffle_partner:
+    if run.look_ahead_self in job.shuffle_partner:
         other = dataclasses.replace(task, voices=shuffled_partners(dataset, names), keep={})
-        shuffled = measure(other, pool, f"look-ahead {look_ahead}, shuffled partner")
+        shuffled = measure(other, pool, f"{title}, shuffled partner")
         figures = contingency(right.metrics.listening, shuffled.metrics.listening)
     result = right.metrics.result()
     lines = quality_lines(result, figures)
     return {
-        "look_ahead_self": look_ahead,
+        "look_ahead_self": run.look_ahead_self,
+        "hop_frames": run.hop_frames,
         **result,
+        "seams": right.seams.result(),
         "distributions": right.distributions.result(),
         "contingency": figures,
         "lines": [line.as_dict() for line in lines],
@@ -199,8 +221,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path, required=True, help="folder for eval.json, eval.md and plots")
     parser.add_argument("--max-minutes", type=float, help="a random choice of clips of about this length in all")
-    parser.add_argument("--look-ahead", type=_numbers, default=(1,), help="frames on the own track: 0,1,2,4 say")
+    parser.add_argument("--look-ahead", type=_numbers, default=(), help="frames on the own track: 0,1,2,4 say")
     parser.add_argument("--look-ahead-other", type=int, default=0)
+    parser.add_argument(
+        "--hop-frames",
+        type=_numbers,
+        default=(0,),
+        metavar="N,N",
+        help="family published: rolling, so many frames at a time; 0 (the default) is window by window",
+    )
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float, help="default: the model's")
     parser.add_argument("--cfg-scale", type=float, help="default: the model's")
@@ -218,10 +247,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when the evaluation was written, whether or not its targets were met."""
     values = vars(_parser().parse_args(argv))
-    values["shuffle_partner"] = values["look_ahead"] if values["shuffle_partner"] else ()
-    job = Job(**values)
+    shuffle = values.pop("shuffle_partner")
     try:
-        evaluation = evaluate(job)
+        if shuffle:
+            values["shuffle_partner"] = values["look_ahead"] or _own_look_ahead(describe(values["model"]))
+        evaluation = evaluate(Job(**values))
     except (FileNotFoundError, ValueError) as error:
         print(f"unils-train eval: {error}", file=sys.stderr)
         return 2

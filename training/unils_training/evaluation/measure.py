@@ -14,8 +14,9 @@ from unils_training.data.dataset import Dataset
 from unils_training.data.records import FRAME_RATE
 from unils_training.evaluation.clips import Recording, heard_audio
 from unils_training.evaluation.distributions import Distributions
-from unils_training.evaluation.models import BATCH_FRAMES, Heard, Run, generate
+from unils_training.evaluation.models import BATCH_FRAMES, Heard, Run, block_frames, generate
 from unils_training.metrics import Mesh, Metrics
+from unils_training.metrics.seams import SeamMetrics
 from unils_training.metrics.side import Side
 
 LONG_RUN_BLOCK_MINUTES = 10.0
@@ -40,10 +41,12 @@ class Task:
 class Sums:
     """What is known after some clips."""
 
+    seams: SeamMetrics = dataclasses.field(default_factory=SeamMetrics)
     metrics: Metrics = dataclasses.field(default_factory=Metrics)
     distributions: Distributions = dataclasses.field(default_factory=Distributions)
 
     def __iadd__(self, other: Sums) -> Sums:
+        self.seams += other.seams
         self.metrics += other.metrics
         self.distributions += other.distributions
         return self
@@ -61,11 +64,12 @@ def work(task: Task) -> Sums:
         for clip in clips
     ]
     mesh = flame_mesh(*task.flame)
-    sums = Sums()
+    sums = Sums(SeamMetrics(block_frames(task.run)))
     for clip, prediction in zip(clips, generate(task.run, heard), strict=True):
         side = clip.compare(prediction)
         if clip.name in task.keep:
             _keep(task.keep[clip.name], side)
+        sums.seams.add(side)
         sums.metrics.add(side, mesh)
         sums.distributions.add(side)
     return sums
@@ -125,7 +129,7 @@ def measure(task: Task, pool: Executor | None, title: str) -> Sums:
     from tqdm import tqdm
 
     pieces = list(divide(task))
-    total = Sums()
+    total = Sums(SeamMetrics(block_frames(task.run)))
     made = map(work, pieces) if pool is None else pool.map(work, pieces)
     for sums in tqdm(made, total=len(pieces), desc=title, unit="piece", mininterval=2.0):
         total += sums

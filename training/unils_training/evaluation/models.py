@@ -34,7 +34,8 @@ BATCH_FRAMES = 100_000  # generated at once by PyTorch, padding included: some 3
 class Run:
     """How motion is generated: the same for every clip but for its seed.
 
-    `model` is a bundle's folder or a dialogue checkpoint; look-ahead is of no meaning to a `published` model.
+    `model` is a bundle's folder or a dialogue checkpoint. A `published` one makes `hop_frames` at a time (rolling,
+    where look-ahead counts), or a window at a time where that is 0.
     """
 
     model: Path
@@ -45,6 +46,7 @@ class Run:
     top_p: float | None = None
     cfg_scale: float | None = None
     seed: int = 0
+    hop_frames: int = 0
 
     def clip_seed(self, name: str) -> int:
         """A seed of its own for every clip, so that no two clips share their random numbers."""
@@ -74,6 +76,8 @@ class Description:
     sha256: str
     defaults: dict[str, Any]
     provenance: dict[str, Any]
+    window_frames: int = 1
+    """Frames made at a time unless told otherwise."""
 
 
 def describe(model: Path) -> Description:
@@ -89,7 +93,7 @@ def describe(model: Path) -> Description:
             sha256 = weights["sha256"] if "sha256" in weights else _digest(model / "model.json")
             return Description(
                 *(info["family"], info["rig"], tuple(info["channels"]), sha256),
-                *(info["defaults"], info.get("provenance", {})),
+                *(info["defaults"], info.get("provenance", {}), info.get("window_frames", 1)),
             )
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{model} is no bundle: its model.json cannot be used ({error!r})") from error
@@ -98,7 +102,9 @@ def describe(model: Path) -> Description:
     facts = {name: stored[name] for name in ("step", "seconds", "figures")}
     provenance = {"seed": config.seed, "configuration": stored["config"], "stages": {"dialogue": facts}}
     channels = tuple(stored["facts"]["channels"])
-    return Description(config.family, rig, channels, _digest(model), dataclasses.asdict(config.defaults), provenance)
+    defaults = dataclasses.asdict(config.defaults)
+    window_frames = 1 if config.family == "stream" else config.published.window_frames
+    return Description(config.family, rig, channels, _digest(model), defaults, provenance, window_frames)
 
 
 def _digest(path: Path) -> str:
@@ -158,6 +164,7 @@ class PublishedInTorch:
         import torch
 
         from unils_training.models.published.model import Sampling
+        from unils_training.models.published.rolling import Rolling, roll_batch
 
         top_p, cfg_scale = _sampling(run, self.defaults)
         frames = max(clip.frames for clip in clips)
@@ -166,7 +173,12 @@ class PublishedInTorch:
             for track in ("self", "other")
         ]
         sampling = Sampling(run.temperature, top_p, cfg_scale)
-        motion = self.model.generate_batch(*tracks, sampling, [clip.seed for clip in clips])["motion"].numpy()
+        seeds = [clip.seed for clip in clips]
+        if run.hop_frames:
+            rolling = Rolling(run.hop_frames, (run.look_ahead_self, run.look_ahead_other))
+            motion = roll_batch(self.model, *tracks, sampling, seeds, rolling).numpy()
+        else:
+            motion = self.model.generate_batch(*tracks, sampling, seeds)["motion"].numpy()
         return [made[: clip.frames] for made, clip in zip(motion, clips, strict=True)]
 
 
@@ -213,6 +225,13 @@ def _native_model(bundle: Path) -> Any:
     return unils_sdk.Model.load(bundle)
 
 
+@lru_cache(maxsize=1)
+def block_frames(run: Run) -> int:
+    """Frames that are made at a time; 0 where each is made by itself, so that there are no seams."""
+    frames = run.hop_frames or describe(run.model).window_frames
+    return 0 if frames == 1 and not run.hop_frames else frames
+
+
 def generate(run: Run, clips: Sequence[Heard]) -> list[NDArray[np.float32]]:
     """Motion (T, D) of every clip, within the ranges of its rig."""
     if run.backend == "native":
@@ -224,16 +243,16 @@ def generate(run: Run, clips: Sequence[Heard]) -> list[NDArray[np.float32]]:
 def _generate_natively(run: Run, clip: Heard) -> NDArray[np.float32]:
     import unils_sdk
 
-    model = _native_model(run.model)
-    look_ahead = {"self": run.look_ahead_self, "other": run.look_ahead_other}
+    rolling = {"mode": "rolling", "hop_frames": run.hop_frames} if run.hop_frames else {}
     session = unils_sdk.Session(
-        model,
+        _native_model(run.model),
         clock="both",
+        look_ahead={"self": run.look_ahead_self, "other": run.look_ahead_other},
         temperature=run.temperature,
         top_p=run.top_p,
         cfg_scale=run.cfg_scale,
         seed=clip.seed,
-        **({"look_ahead": look_ahead} if describe(run.model).family == "stream" else {}),
+        **rolling,
     )
     batches = []
     for start in range(0, len(clip.self_audio), CHUNK_SAMPLES):

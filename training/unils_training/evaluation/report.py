@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unils_training.metrics import paper_table, without_ruler
+from unils_training.metrics.seams import ORDERS
 
 REASONS = 5
 """Clips left out whose reason a report gives."""
@@ -23,9 +24,23 @@ def plain(value: Any) -> Any:
 
 def row_name(evaluation: dict[str, Any], result: dict[str, Any]) -> str:
     """What a result is called in tables."""
-    if evaluation["family"] != "stream":
-        return evaluation["family"]
-    return f"{evaluation['family']}, look-ahead {result['look_ahead_self']}"
+    if evaluation["family"] == "stream":
+        return f"stream, look-ahead {result['look_ahead_self']}"
+    if not result["hop_frames"]:
+        return "published"
+    ahead = f", look-ahead {result['look_ahead_self']}" if result["look_ahead_self"] else ""
+    return f"published, hop {result['hop_frames']}{ahead}"
+
+
+def seam_table(rows: dict[str, dict[str, Any]]) -> str:
+    """How seams show, by name of the row; `rows` are the `seams` of results (docs/metrics.md)."""
+    groups = list(next(iter(rows.values()))["velocity"])
+    head = [f"{group}, {order}" for order in ORDERS for group in groups]
+    lines = [f"|  | {' | '.join(head)} |", "|---|" + "---|" * len(head)]
+    for name, seams in rows.items():
+        values = [seams[order][group]["to_inside"] for order in ORDERS for group in groups]
+        lines.append(f"| {name} | {' | '.join(_number(value) or '-' for value in values)} |")
+    return "\n".join(lines)
 
 
 def _number(value: float | None) -> str:
@@ -65,10 +80,16 @@ def report(evaluation: dict[str, Any]) -> str:
         paper_table({row_name(evaluation, result): result["paper"] for result in evaluation["results"]}) + "\n",
         *([note + "\n"] if (note := _vertices(evaluation["results"][0]["paper"])) else []),
     ]
+    if evaluation["family"] != "stream":
+        parts += ["## Seams\n", "Mean at the seams between blocks of frames over the mean between them.\n"]
+        parts.append(seam_table({row_name(evaluation, result): result["seams"] for result in evaluation["results"]}))
+        parts[-1] += "\n"
     for result in evaluation["results"]:
         title = "Quality"
         if evaluation["family"] == "stream":
             title = f"Look-ahead {result['look_ahead_self']} on the own track"
+        elif result["hop_frames"]:
+            title = row_name(evaluation, result).removeprefix("published, ").capitalize()
         parts += [f"## {title}\n", result["table"] + "\n"]
         parts += [note + "\n"] if (note := without_ruler(result["rig"])) else []
     if evaluation["long_run"]:

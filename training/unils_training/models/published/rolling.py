@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unils_training.models.published.codec import Codec
-from unils_training.models.published.model import HOP_SAMPLES, PublishedModel, Sampling
+from unils_training.models.published.model import HOP_SAMPLES, PublishedModel, Sampling, Window
 
 FIXED_SHARE = 0.5
 """A token is fixed when at least this share of its span has been shown."""
@@ -72,11 +72,12 @@ def roll_batch(
     seeds: Sequence[int],
     rolling: Rolling,
     style: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """As `PublishedModel.generate_batch`, step by step.
+    windows: list[Window] | None = None,
+) -> Tensor:
+    """As `PublishedModel.generate_batch`, step by step; `windows` is given what every step made.
 
     Returns:
-        motion (B, T, D); bits (B, steps, N, d) bool; logits (B, steps, N, d, 2).
+        Motion (B, T, D).
     """
     F, hop = model.config.window_frames, rolling.hop_frames
     rolling.check(F)
@@ -88,8 +89,8 @@ def roll_batch(
     tracks = [functional.pad(track, (0, size - samples)) for track in (self_audio, other_audio)]
     latent = model.style_latent(style).expand(batch, -1, -1)
     keys = np.asarray(seeds, dtype=np.uint64)
-    motion = self_audio.new_zeros(batch, F, len(model.channels))  # F still frames, then those shown
-    bits, logits = [], []
+    # F still frames, then those shown; frame t is row F + t.
+    motion = self_audio.new_zeros(batch, F + steps * hop, len(model.channels))
     for step in range(steps):
         first = step * hop
         begin = max(0, first + hop + max(rolling.look_ahead) - F)
@@ -100,7 +101,7 @@ def roll_batch(
             heard.append(audio)
         before = motion[:, begin : begin + F]
         previous = model.codec.quantise(model.codec.encode(before))[1] if begin > 0 else None
-        past = motion[:, F + begin :]
+        past = motion[:, F + begin : F + first]
         shown = Shown(model.codec, past) if past.shape[1] else None
         window = model.generate_window(model.hear(*heard), latent, previous, sampling, keys, step, shown)
         new = window.motion[:, first - begin : first - begin + hop]
@@ -108,14 +109,10 @@ def roll_batch(
             offset = past[:, -1] - window.motion[:, first - begin - 1]
             fade = SEAM_DECAY ** torch.arange(1, hop + 1, device=new.device)
             new = new + offset[:, None] * fade[:, None]
-        motion = torch.cat((motion, new), dim=1)
-        bits.append(window.bits)
-        logits.append(window.logits)
-    return {
-        "motion": motion[:, F : F + frames],
-        "bits": torch.stack(bits, dim=1),
-        "logits": torch.stack(logits, dim=1),
-    }
+        motion[:, F + first : F + first + hop] = new
+        if windows is not None:
+            windows.append(window)
+    return motion[:, F : F + frames]
 
 
 def roll(
@@ -127,10 +124,15 @@ def roll(
     seed: int = 0,
     style: npt.ArrayLike | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """As `PublishedModel.generate`, step by step."""
+    """As `PublishedModel.generate`, step by step: motion (T, D), and bits and logits with a step for a window."""
     audio = [torch.as_tensor(np.asarray(track, dtype=np.float32)) for track in (self_audio, other_audio)]
     samples = max(len(track) for track in audio)
     own, other = (functional.pad(track, (0, samples - len(track)))[None] for track in audio)
     clip = None if style is None else torch.as_tensor(np.asarray(style, dtype=np.float32))
-    out = roll_batch(model, own, other, sampling or Sampling(), [seed], rolling, clip)
-    return {name: value[0].numpy() for name, value in out.items()}
+    windows: list[Window] = []
+    motion = roll_batch(model, own, other, sampling or Sampling(), [seed], rolling, clip, windows)
+    return {
+        "motion": motion[0].numpy(),
+        "bits": np.stack([window.bits[0].numpy() for window in windows]),
+        "logits": np.stack([window.logits[0].numpy() for window in windows]),
+    }
