@@ -13,6 +13,7 @@
 #include "engine/multi_scale.h"
 #include "engine/rope.h"
 #include "engine/sampler.h"
+#include "engine/waveform.h"
 #include "model/model.h"
 
 namespace unils {
@@ -31,17 +32,6 @@ unils_tensor_view view(const char* name, float* data, std::initializer_list<int6
   return tensor;
 }
 
-// What the released model hears: zero mean, and an (unbiased) standard deviation of one.
-void normalise_waveform(const float* samples, int64_t count, float* out) {
-  constexpr double kFloor = 1e-6;
-  double sum = 0.0, squares = 0.0;
-  for (int64_t i = 0; i < count; ++i) sum += double{samples[i]};
-  const double mean = sum / static_cast<double>(count);
-  for (int64_t i = 0; i < count; ++i) squares += (double{samples[i]} - mean) * (double{samples[i]} - mean);
-  const double scale = 1.0 / (std::sqrt(squares / static_cast<double>(count - 1)) + kFloor);
-  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>((double{samples[i]} - mean) * scale);
-}
-
 struct Header {
   int64_t windows;  // made
 };
@@ -52,6 +42,7 @@ class GraphWindowEngine final : public WindowEngine {
       : model_(std::move(model)),
         sizes_(model_->config().published),
         scales_(sizes_.window_frames, sizes_.scales, sizes_.bits),
+        silence_(model_->weights().find("audio.silence")),
         mean_(model_->weights().find("codec.motion_mean")),
         std_(model_->weights().find("codec.motion_std")),
         rest_latent_(model_->weights().find("codec.rest_latent")) {
@@ -183,9 +174,12 @@ class GraphWindowEngine final : public WindowEngine {
     float* waveform = arena_at<float>(workspace, waveform_);
     for (int track = 0; track < 2; ++track) {
       float* features = arena_at<float>(workspace, features_) + track * kMaxRows * feature_floats();
-      normalise_waveform(tracks[track], samples(), waveform);
-      UNILS_RETURN_IF_ERROR(run(PublishedConfig::kAudioEncoder, {view("waveform", waveform, {1, samples()})},
-                                {view("features", features, {1, sizes_.audio_rows, sizes_.audio_width})}));
+      if (normalise_waveform(tracks[track], samples(), waveform)) {
+        UNILS_RETURN_IF_ERROR(run(PublishedConfig::kAudioEncoder, {view("waveform", waveform, {1, samples()})},
+                                  {view("features", features, {1, sizes_.audio_rows, sizes_.audio_width})}));
+      } else {
+        std::copy_n(silence_, feature_floats(), features);
+      }
       std::fill_n(features + feature_floats(), (rows - 1) * feature_floats(), 0.0f);
     }
     return Status();
@@ -262,7 +256,7 @@ class GraphWindowEngine final : public WindowEngine {
   std::shared_ptr<const Model> model_;
   const PublishedConfig& sizes_;
   MultiScale scales_;
-  const float *mean_, *std_, *rest_latent_;
+  const float *silence_, *mean_, *std_, *rest_latent_;
   std::vector<std::vector<float>> tables_;  // by level: cosines (n, e/2), then sines
 
   ArenaLayout state_, scratch_;

@@ -103,6 +103,7 @@ std::vector<TensorShape> expected_tensors(const unils_stream_sizes& sizes) {
 
 std::vector<TensorShape> expected_tensors(const PublishedConfig& sizes) {
   TensorList list;
+  list.matrix("audio.silence", sizes.audio_rows, sizes.audio_width);
   list.vector("codec.motion_mean", sizes.channels);
   list.vector("codec.motion_std", sizes.channels);
   list.matrix("codec.rest_latent", sizes.window_frames, sizes.bits);

@@ -7,6 +7,7 @@
 #include "check.h"
 #include "conversation.h"
 #include "engine/multi_scale.h"
+#include "engine/waveform.h"
 #include "engine/window_engine.h"
 #include "model/model.h"
 #include "published_bundle.h"
@@ -72,6 +73,36 @@ void test_a_value_of_zero_is_a_negative_bit() {
   scales.quantise(z.data(), bits.data(), latent.data(), scratch.data());
   CHECK((bits == std::vector<float>{-1, -1, 1, -1, -1, -1}));
   CHECK_NEAR(latent[2], 1.0 / std::sqrt(3.0), 1e-7);
+}
+
+void test_a_window_in_which_nobody_speaks_is_silence() {
+  constexpr float kFloor = 0.00316227766f;  // -50 dBFS
+  // A square wave, but for one stretch of 20 ms that is louder.
+  const auto window = [](float quiet, float loud, size_t begin, float offset) {
+    Samples samples(2560);
+    for (size_t i = 0; i < samples.size(); ++i) {
+      const float size = i >= begin && i < begin + 320 ? loud : quiet;
+      samples[i] = offset + (i % 2 == 0 ? size : -size);
+    }
+    return samples;
+  };
+  Samples out(2560, 7.0f);
+  const auto speaks = [&out](const Samples& samples) { return normalise_waveform(samples.data(), 2560, out.data()); };
+  CHECK(!speaks(window(0.99f * kFloor, 0.99f * kFloor, 0, 0.0f)) && out == Samples(2560, 7.0f));
+  CHECK(!speaks(window(0.1f * kFloor, 0.99f * kFloor, 640, 0.5f)));  // an offset is no sound
+  CHECK(!speaks(window(0.0f, 0.0f, 0, 0.5f)));
+  // Stretches are counted from the window's start: half of one in each of two is not enough.
+  CHECK(!speaks(window(0.1f * kFloor, 1.2f * kFloor, 800, 0.0f)));
+  // What is not as loud on the whole is not raised to it.
+  CHECK(speaks(window(0.1f * kFloor, 1.01f * kFloor, 640, 0.0f)));
+  CHECK_NEAR(out[640], 1.01, 1e-3);
+  CHECK_NEAR(out[0], 0.1, 1e-3);
+  const Samples voice = speech_like(2560, 9);
+  CHECK(speaks(voice));
+  double sum = 0.0, squares = 0.0;
+  for (const float value : out) sum += value, squares += value * value;
+  CHECK_NEAR(sum, 0.0, 1e-3);
+  CHECK_NEAR(squares / 2559.0, 1.0, 1e-3);
 }
 
 std::shared_ptr<const Model> load(const std::string& folder, FakeRunner& runner) {
@@ -300,6 +331,7 @@ int main() {
   test_codes_are_interpolated_between_the_centres_of_their_tokens();
   test_motion_is_quantised_scale_by_scale();
   test_a_value_of_zero_is_a_negative_bit();
+  test_a_window_in_which_nobody_speaks_is_silence();
   const TemporaryFolder folder("unils_window");
   PublishedBundle().write(folder / "bundle");
   const std::string bundle = folder / "bundle";

@@ -237,6 +237,29 @@ def test_constants_that_the_fixture_is_too_coarse_for() -> None:
     eps = {name: module.eps for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm)}
     assert {value for name, value in eps.items() if ".attn_blocks." in name} == {1e-6}
     assert {value for name, value in eps.items() if name.startswith("codec") or "logits_head" in name} == {1e-5}
-    samples = torch.tensor([[1.0, 2.0, 6.0]])  # mean 3, unbiased variance 7
-    torch.testing.assert_close(normalise_waveform(samples), torch.tensor([[-2.0, -1.0, 3.0]]) / (7**0.5 + 1e-6))
-    assert torch.equal(normalise_waveform(torch.zeros(1, 5)), torch.zeros(1, 5))
+    samples = torch.tensor([[1.0, 2.0, 6.0]]).repeat(1, 320)  # mean 3, variance 14/3
+    deviation = (14 / 3 * 960 / 959) ** 0.5 + 1e-6
+    wanted = torch.tensor([[-2.0, -1.0, 3.0]]).repeat(1, 320) / deviation
+    torch.testing.assert_close(normalise_waveform(samples), wanted, rtol=0, atol=1e-6)
+
+
+def test_a_window_that_nobody_speaks_in_is_heard_as_silence() -> None:
+    """Normalised, the hiss of a silent microphone would be as loud as speech."""
+    floor = 10 ** (-50 / 20)
+    square = torch.ones(640)
+    square[1::2] = -1.0
+
+    def heard(quiet: float, loud: float, begin: int = 640) -> torch.Tensor:
+        window = quiet * square.repeat(4)
+        window[begin : begin + 320] *= loud / quiet
+        return normalise_waveform(window[None])[0]
+
+    assert not heard(0.99 * floor, 0.99 * floor).any()
+    assert not heard(0.1 * floor, 0.99 * floor).any()
+    # One stretch of 20 ms is enough, and what is not louder than the threshold on the whole is not raised to it.
+    loud = heard(0.1 * floor, 1.01 * floor)
+    torch.testing.assert_close(loud[640], torch.tensor(1.01), rtol=1e-3, atol=0)
+    torch.testing.assert_close(loud[0], torch.tensor(0.1), rtol=1e-3, atol=0)
+    # Stretches are counted from the window's start: half of one in each of two is not enough.
+    assert not heard(0.1 * floor, 1.2 * floor, begin=640 + 160).any()
+    assert not normalise_waveform(torch.full((1, 640), 0.5)).any()  # an offset is no sound

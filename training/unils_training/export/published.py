@@ -1,7 +1,7 @@
 """Bundles of family `published`: ONNX graphs and what native code needs beside them (docs/published.md).
 
-Shapes: those of docs/published-model.md; R rows of a batch (conditional, unconditional), m cached tokens, n tokens of a
-scale. Caches are token-major, (m, K, 2, R, h, e), so that the keys and values of a scale are written right behind those
+Shapes: those of docs/published-model.md; T tracks, B faces, R rows of a batch (each face's conditional and unconditional
+one), m cached tokens, n tokens of a scale. Caches are token-major, (m, K, 2, R, h, e), so that the keys and values of a scale are written right behind those
 of the scales before, in one buffer of the engine's.
 """
 
@@ -46,7 +46,7 @@ Shape = tuple[int | str, ...]
 
 
 class AudioGraph(nn.Module):
-    """waveform (1, S), of zero mean and unit deviation -> features (1, J, A)."""
+    """waveform (T, S), of zero mean and unit deviation -> features (T, J, A)."""
 
     def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class StepGraph(nn.Module):
 
 
 class EncodeGraph(nn.Module):
-    """motion (1, F, D), normalised -> z (1, F, d), to be quantised."""
+    """motion (B, F, D), normalised -> z (B, F, d), to be quantised."""
 
     def __init__(self, codec: Codec) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class EncodeGraph(nn.Module):
 
 
 class DecodeGraph(nn.Module):
-    """latent (1, F, d) -> motion (1, F, D), normalised."""
+    """latent (B, F, d) -> motion (B, F, D), normalised."""
 
     def __init__(self, codec: Codec) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ def graphs(model: PublishedModel) -> dict[str, Graph]:
     heard = ("R", J, A)
     audio = (K, C, 2, "R", h, rows, e)
     return {
-        "audio_encoder": Graph(AudioGraph(model.audio_encoder), {"waveform": (1, S)}, {"features": (1, J, A)}),
+        "audio_encoder": Graph(AudioGraph(model.audio_encoder), {"waveform": ("T", S)}, {"features": ("T", J, A)}),
         "prefill": Graph(
             PrefillGraph(model.generator, J),
             {"style": ("R", F, d), "previous": ("R", F, d), "self_features": heard, "other_features": heard},
@@ -222,8 +222,8 @@ def graphs(model: PublishedModel) -> dict[str, Graph]:
             },
             {"logits": ("R", "n", d, 2), "added": ("n", K, 2, "R", h, e)},
         ),
-        "codec_encode": Graph(EncodeGraph(model.codec), {"motion": (1, F, D)}, {"z": (1, F, d)}),
-        "codec_decode": Graph(DecodeGraph(model.codec), {"latent": (1, F, d)}, {"motion": (1, F, D)}),
+        "codec_encode": Graph(EncodeGraph(model.codec), {"motion": ("B", F, D)}, {"z": ("B", F, d)}),
+        "codec_decode": Graph(DecodeGraph(model.codec), {"latent": ("B", F, d)}, {"motion": ("B", F, D)}),
     }
 
 
@@ -313,7 +313,9 @@ def write_bundle(
 def _weights(model: PublishedModel) -> dict[str, Tensor]:
     with torch.no_grad():
         rest = model.rest_latent()[0]
+        silence = model.audio_encoder(model.codec.motion_mean.new_zeros(1, model.window_samples))[0]
     tensors = {
+        "audio.silence": silence,
         "codec.motion_mean": model.codec.motion_mean,
         "codec.motion_std": model.codec.motion_std,
         "codec.rest_latent": rest,
@@ -327,7 +329,7 @@ def _write_graph(folder: Path, name: str, graph: Graph) -> dict[str, Any]:
     import onnx
 
     path = folder / f"{name}.onnx"
-    sizes = {"R": 2, "n": 3, "m": 5}
+    sizes = {"T": 2, "B": 2, "R": 2, "n": 3, "m": 5}
     examples = tuple(_example(item, shape, sizes) for item, shape in graph.inputs.items())
     ports = {**graph.inputs, **graph.outputs}
     axes = {item: {i: axis for i, axis in enumerate(shape) if isinstance(axis, str)} for item, shape in ports.items()}

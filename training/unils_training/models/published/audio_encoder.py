@@ -8,12 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from unils_training.config import PublishedAudioEncoderConfig
 
 STD_FLOOR = 1e-6
+SILENCE = 10 ** (-50 / 20)
+"""RMS below which a stretch of audio is silence: -50 dBFS. A window of nothing louder is heard as zeros."""
+STRETCH_SAMPLES = 320
+"""20 ms."""
 NO_NOISE: dict[str, Any] = {
     "apply_spec_augment": False,
     "layerdrop": 0.0,
@@ -23,9 +28,12 @@ NO_NOISE: dict[str, Any] = {
 
 
 def normalise_waveform(samples: Tensor) -> Tensor:
-    """Each window of (B, S) minus its mean, over its (unbiased) standard deviation."""
+    """Each window of (B, S) minus its mean, over its (unbiased) standard deviation; a silent one becomes zeros."""
     centred = samples - samples.mean(dim=-1, keepdim=True)
-    return centred / (samples.std(dim=-1, keepdim=True) + STD_FLOOR)
+    stretches = centred.unfold(-1, STRETCH_SAMPLES, STRETCH_SAMPLES)
+    loud = stretches.square().mean(dim=-1).amax(dim=-1, keepdim=True) >= SILENCE**2
+    normalised = centred / (samples.std(dim=-1, keepdim=True).clamp_min(SILENCE) + STD_FLOOR)
+    return torch.where(loud, normalised, 0.0)
 
 
 class AudioEncoder(nn.Module):
