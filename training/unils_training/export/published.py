@@ -1,9 +1,8 @@
 """Bundles of family `published`: ONNX graphs and what native code needs beside them (docs/published.md).
 
 Shapes: those of docs/published-model.md; T tracks, B faces, R rows of a batch (the conditional and unconditional one of
-each face), m cached tokens, n tokens of a scale. Caches are token-major, (m, K, 2, R, h, e), so that the keys and values
-of a scale are written right behind those of the scales before, in
-one buffer of the engine's.
+each face), m cached tokens, n tokens of a scale. Caches are token-major, (m, K, 2, R, h, e), so that the keys and
+values of a scale are written right behind those of the scales before, in one buffer of the engine's.
 """
 
 from __future__ import annotations
