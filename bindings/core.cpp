@@ -180,7 +180,8 @@ class Session {
  public:
   Session(const Model& model, int clock, std::optional<int32_t> look_ahead_self,
           std::optional<int32_t> look_ahead_other, std::optional<float> temperature, std::optional<float> top_p,
-          std::optional<float> cfg_scale, uint64_t seed, const std::optional<ContiguousArray<float>>& style)
+          std::optional<float> cfg_scale, uint64_t seed, const std::optional<ContiguousArray<float>>& style,
+          bool smoothing)
       : channels_(model.channels()) {
     auto options = sized<unils_session_options>();
     run([&] { return unils_session_options_init(model.handle(), &options); });
@@ -191,6 +192,7 @@ class Session {
     options.top_p = top_p.value_or(options.top_p);
     options.cfg_scale = cfg_scale.value_or(options.cfg_scale);
     options.seed = seed;
+    options.smoothing = smoothing ? 1 : 0;
     if (style) {
       options.style = style->data();
       options.style_frames = style->shape(0);
@@ -275,7 +277,7 @@ class Session {
                     "look_ahead_other_ms"_a = latency.look_ahead_other_ms,
                     "resampler_self_ms"_a = latency.resampler_self_ms,
                     "resampler_other_ms"_a = latency.resampler_other_ms, "window_ms"_a = latency.window_ms,
-                    "total_ms"_a = latency.total_ms);
+                    "smoothing_ms"_a = latency.smoothing_ms, "total_ms"_a = latency.total_ms);
   }
 
   py::dict stats() const {
@@ -318,9 +320,10 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<Session>(m, "Session")
       .def(py::init<const Model&, int, std::optional<int32_t>, std::optional<int32_t>, std::optional<float>,
-                    std::optional<float>, std::optional<float>, uint64_t, std::optional<ContiguousArray<float>>>(),
+                    std::optional<float>, std::optional<float>, uint64_t, std::optional<ContiguousArray<float>>,
+                    bool>(),
            "model"_a, "clock"_a, "look_ahead_self"_a, "look_ahead_other"_a, "temperature"_a, "top_p"_a, "cfg_scale"_a,
-           "seed"_a, "style"_a)
+           "seed"_a, "style"_a, "smoothing"_a)
       .def("push_audio", &Session::push_audio<int16_t>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
       .def("push_audio", &Session::push_audio<float>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
       .def("pull_frames", &Session::pull_frames, "max_frames"_a)

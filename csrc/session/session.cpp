@@ -34,15 +34,18 @@ class Pulling {
 
 }  // namespace
 
-Session::Layout::Layout(const SessionSpec& spec, int64_t style_frames) {
-  const auto channels = static_cast<int>(spec.channels.size());
+Session::Layout::Layout(const SessionSpec& spec, const unils_session_options& options) {
+  const size_t channels = spec.channels.size();
   for (const unils_track track : kTracks) {
     rings[track] = state.add<float>(AudioRing::kCapacity);
     tables[track] = scratch.add<float>(Resampler::kTableFloats);
   }
-  queue = state.add<float>(FrameQueue::value_floats(spec.window_frames, channels));
+  const size_t queued = FrameQueue::capacity(spec.window_frames, options.smoothing != 0);
+  queue = state.add<float>(queued * channels);
+  generations = state.add<int64_t>(queued);
   step_times = scratch.add<float>(StepTimes::kFloats);
-  style = scratch.add<float>(static_cast<size_t>(style_frames) * spec.channels.size());
+  style = scratch.add<float>(static_cast<size_t>(options.style_frames) * channels);
+  block = scratch.add<float>(static_cast<size_t>(spec.window_frames) * channels);
 }
 
 Status Session::check(const SessionSpec& spec, const unils_session_options& options) {
@@ -65,6 +68,9 @@ Status Session::check(const SessionSpec& spec, const unils_session_options& opti
   if (!std::isfinite(options.cfg_scale) || options.cfg_scale < 0.0f) {
     return refuse("cfg_scale must be a finite number of at least 0; 1 switches guidance off");
   }
+  if (options.smoothing != 0 && options.smoothing != 1) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "smoothing is %d; it can be 0 (off) or 1 (on)", options.smoothing);
+  }
   if ((options.style == nullptr) != (options.style_frames == 0)) {
     return refuse("style and style_frames go together: a pointer with its frames, or NULL with 0");
   }
@@ -84,7 +90,7 @@ Status Session::check(const SessionSpec& spec, const unils_session_options& opti
 
 Status Session::create(SessionSpec spec, const unils_session_options& options, std::unique_ptr<Session>* session) {
   UNILS_RETURN_IF_ERROR(check(spec, options));
-  Layout layout(spec, options.style_frames);
+  Layout layout(spec, options);
   std::unique_ptr<FrameMaker> maker;
   UNILS_RETURN_IF_ERROR(FrameMaker::create(&spec, options, &layout.state, &layout.scratch, &maker));
   Arena state, scratch;
@@ -114,7 +120,8 @@ Session::Session(const SessionSpec& spec, const unils_session_options& options, 
             scratch_.at<float>(layout.tables[UNILS_TRACK_SELF])),
       other_("other", state_.at<float>(layout.rings[UNILS_TRACK_OTHER]),
              scratch_.at<float>(layout.tables[UNILS_TRACK_OTHER])),
-      queue_(state_.at<float>(layout.queue), spec.window_frames, static_cast<int>(spec.channels.size())),
+      queue_(state_.at<float>(layout.queue), state_.at<int64_t>(layout.generations), spec.window_frames,
+             static_cast<int>(spec.channels.size()), options.smoothing != 0),
       step_times_(scratch_.at<float>(layout.step_times)) {
   tracks_.inputs[UNILS_TRACK_SELF] = &self_;
   tracks_.inputs[UNILS_TRACK_OTHER] = &other_;
@@ -168,6 +175,11 @@ int64_t Session::frames_to_make() {
   return std::max<int64_t>(0, frames - queue_.end_index());
 }
 
+// Frames that can be handed over before the next are made.
+int64_t Session::frames_leaving() {
+  return queue_.leaving(queue_.end_index(), finished_ && frames_to_make() == 0);
+}
+
 Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_t* count) {
   *count = 0;
   if (capacity < 0 || (frames.values == nullptr && capacity > 0)) {
@@ -179,17 +191,19 @@ Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_
   const int channels = rig_.channels();
   int64_t generation = 0;
   for (; *count < capacity; ++*count) {
-    if (queue_.size() == 0) {
-      if (frames_to_make() == 0) break;
+    while (frames_leaving() == 0) {
+      if (frames_to_make() == 0) return Status();
       Status status = make_frames();
       // Frames made before the failure are handed over; the next pull meets it again.
       if (!status.ok()) return *count > 0 ? Status() : status;
     }
-    if (*count > 0 && queue_.generation() != generation) break;
-    generation = queue_.generation();
+    if (*count > 0 && queue_.front_generation() != generation) break;
+    generation = queue_.front_generation();
     const int64_t i = *count;
     const int64_t index = queue_.front_index();
-    std::copy_n(queue_.front(), channels, frames.values + i * channels);
+    float* motion = frames.values + i * channels;
+    queue_.front(motion);
+    rig_.clamp(motion);
     if (frames.index != nullptr) frames.index[i] = index;
     if (frames.pts_seconds != nullptr) frames.pts_seconds[i] = static_cast<double>(index) / frame_rate_;
     if (frames.generation != nullptr) frames.generation[i] = generation;
@@ -198,20 +212,19 @@ Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_
   return Status();
 }
 
-// The next frame, or the next window's; the queue is empty.
+// The next frame, or the next window's; none that is made can leave.
 Status Session::make_frames() {
   const auto began = std::chrono::steady_clock::now();
   const int64_t frame = queue_.end_index();
   // Only the last window of a finished session can be cut.
   const int64_t count = std::min<int64_t>(window_frames_, frames_to_make());
-  float* motion = queue_.back();
+  float* motion = scratch_.at<float>(layout_.block);
   UNILS_RETURN_IF_ERROR(maker_->make(frame, &tracks_, motion));
   for (int64_t i = 0; i < count; ++i) {
-    rig_.clamp(motion + i * rig_.channels());
     const int64_t end = (frame + i + 1) * hop_samples_;
     if (clock_mode() == UNILS_CLOCK_OTHER && tracks_.lines[UNILS_TRACK_SELF].front < end) ++silent_own_frames_;
   }
-  queue_.push(count, generation_);
+  queue_.push(motion, count, generation_);
   const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - began;
   for (int64_t i = 0; i < count; ++i) step_times_.add(took.count() / static_cast<double>(count));
   return Status();
@@ -221,7 +234,7 @@ Status Session::frames_ready(int64_t* count) {
   *count = 0;
   const Pulling pulling(pulling_);
   UNILS_RETURN_IF_ERROR(pulling.status());
-  *count = queue_.size() + frames_to_make();
+  *count = queue_.leaving(queue_.end_index() + frames_to_make(), finished_);
   return Status();
 }
 
@@ -264,6 +277,7 @@ uint64_t Session::options_hash() const {
   add(options_.top_p);
   add(options_.cfg_scale);
   add(options_.seed);
+  add(options_.smoothing);
   hash.add(scratch_.at<float>(layout_.style),
            static_cast<size_t>(options_.style_frames) * static_cast<size_t>(rig_.channels()) * sizeof(float));
   return hash.value();
@@ -336,14 +350,15 @@ Status Session::restore(const void* buffer, size_t bytes) {
   silent_own_frames_ = counters.silent_own_frames;
   finished_ = counters.inputs[UNILS_TRACK_SELF].finished != 0;
   step_times_.reset();
-  if (maker_->plausible(queue_.end_index(), tracks_)) return Status();
+  if (maker_->plausible(queue_.end_index(), tracks_) && queue_.generations_rise_to(generation_)) return Status();
   UNILS_RETURN_IF_ERROR(start_over());
   return refuse("this snapshot contradicts itself; the session was reset");
 }
 
 // Whether a session of these options can have these counters.
 bool Session::plausible(const SessionCounters& counters) const {
-  if (!queue_.plausible(counters.queue) || counters.generation < 0) return false;
+  const bool finished = counters.inputs[UNILS_TRACK_SELF].finished != 0;
+  if (!queue_.plausible(counters.queue, finished) || counters.generation < 0) return false;
   const int64_t next = counters.queue.end * hop_samples_;
   for (const unils_track track : kTracks) {
     const TrackLine& line = counters.lines[track];
@@ -364,14 +379,13 @@ Status Session::get_latency(unils_latency* latency) {
   latency->resampler_self_ms = 1000.0 * self_.delay_seconds();
   latency->resampler_other_ms = 1000.0 * other_.delay_seconds();
   latency->window_ms = hop_ms * window_frames_;
-  latency->total_ms = latency->window_ms;
-  if (clock_.waits_for(UNILS_TRACK_SELF)) {
-    latency->total_ms = latency->window_ms + latency->look_ahead_self_ms + latency->resampler_self_ms;
-  }
+  latency->smoothing_ms = smoothing() ? hop_ms * SavitzkyGolay::kDelay : 0.0;
+  double track_ms = 0.0;  // of the later of the tracks that are waited for
+  if (clock_.waits_for(UNILS_TRACK_SELF)) track_ms = latency->look_ahead_self_ms + latency->resampler_self_ms;
   if (clock_.waits_for(UNILS_TRACK_OTHER)) {
-    latency->total_ms =
-        std::max(latency->total_ms, latency->window_ms + latency->look_ahead_other_ms + latency->resampler_other_ms);
+    track_ms = std::max(track_ms, latency->look_ahead_other_ms + latency->resampler_other_ms);
   }
+  latency->total_ms = latency->window_ms + track_ms + latency->smoothing_ms;
   return Status();
 }
 

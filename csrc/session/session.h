@@ -49,9 +49,9 @@ class Session {
   // Where things lie, besides what the maker holds: state is what a snapshot copies, scratch is what it need not.
   struct Layout {
     ArenaLayout state, scratch;
-    size_t rings[2], queue;
-    size_t tables[2], step_times, style;
-    Layout(const SessionSpec& spec, int64_t style_frames);
+    size_t rings[2], queue, generations;
+    size_t tables[2], step_times, style, block;
+    Layout(const SessionSpec& spec, const unils_session_options& options);
   };
 
   Session(const SessionSpec& spec, const unils_session_options& options, std::unique_ptr<FrameMaker> maker,
@@ -64,7 +64,9 @@ class Session {
   }
   int64_t end(unils_track track) { return tracks_.end(track, queue_.end_index() * hop_samples_); }
   unils_clock clock_mode() const { return options_.clock; }
+  bool smoothing() const { return options_.smoothing != 0; }
   int64_t frames_to_make();
+  int64_t frames_leaving();
   Status make_frames();
   uint64_t options_hash() const;
   bool plausible(const SessionCounters& counters) const;

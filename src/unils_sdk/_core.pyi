@@ -25,6 +25,7 @@ class Session:
         cfg_scale: float | None,
         seed: int,
         style: npt.NDArray[np.float32] | None,
+        smoothing: bool,
     ) -> None: ...
     def push_audio(
         self, track: int, samples: npt.NDArray[np.int16] | npt.NDArray[np.float32], sample_rate: int

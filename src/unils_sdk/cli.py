@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     animate.add_argument("--top-p", type=float, metavar="P", help="certainty above which a bit is not drawn")
     animate.add_argument("--cfg-scale", type=float, metavar="C", help="strength of guidance; 1 switches it off")
     animate.add_argument("--style", type=Path, metavar="NPZ", help="motion of 1 to 20 s whose manner the face takes on")
+    animate.add_argument("--smooth", action="store_true", help="smooth the motion, a cubic over 9 frames")
     animate.add_argument("--quiet", action="store_true", help="no progress bar, no notes")
     _add_model_options(animate)
     animate.set_defaults(run=_animate)
@@ -168,6 +169,7 @@ def _animate(options: argparse.Namespace) -> None:
             cfg_scale=options.cfg_scale,
             seed=options.seed,
             style=io.read_npz(options.style) if options.style else None,
+            smoothing=options.smooth,
             progress=progress,
         )
     for path in options.output:

@@ -64,6 +64,7 @@ def animate(
     cfg_scale: float | None = None,
     seed: int = 0,
     style: npt.ArrayLike | FrameBatch | None = None,
+    smoothing: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> FrameBatch:
     """The face of `self` over a whole recording: the same frames as a `Session` makes while it is being spoken.
@@ -89,6 +90,7 @@ def animate(
         cfg_scale=cfg_scale,
         seed=seed,
         style=style,
+        smoothing=smoothing,
     )
     seconds = max(track.seconds for track in tracks)
     info = session.model.info

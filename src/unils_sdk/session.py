@@ -35,6 +35,8 @@ class Latency:
     resampler_other_ms: float
     window_ms: float
     """Frames are made this much audio at a time: one hop, or 4000 in family `published`."""
+    smoothing_ms: float
+    """160 with smoothing, whose frame t waits for frame t + 4; else 0."""
     total_ms: float
     """From the first sample of a hop on the live track to its frame."""
 
@@ -76,6 +78,9 @@ class Session:
     seed: the same model, audio, options and seed give bitwise the same frames.
     style: motion (n, D) of 1 to 20 seconds whose manner the face takes on: an array or a `FrameBatch`. Family
         `published` takes its first 4 seconds and refuses a shorter one.
+    smoothing: each frame becomes its value on the least-squares cubic of the 9 frames around it (Savitzky and Golay,
+        1964), as `scipy.signal.savgol_filter(clip, 9, 3, axis=0)` does to a whole clip. Frame t leaves when frame t + 4
+        is made, so it costs 160 ms; the first four leave with frame 8, the last four after `finish()`.
 
     One thread per track may push while one thread does everything else. Whatever else runs concurrently is refused with
     `BusyError`. The GIL is released while native code runs.
@@ -95,6 +100,7 @@ class Session:
         cfg_scale: float | None = None,
         seed: int = 0,
         style: npt.ArrayLike | FrameBatch | None = None,
+        smoothing: bool = False,
     ) -> None:
         if not isinstance(model, Model):
             raise InvalidTypeError(f"model must be a Model, made by Model.load(), not {type(model).__name__}")
@@ -103,6 +109,8 @@ class Session:
         seed = _integer("seed", seed)
         if not 0 <= seed < 2**64:
             raise InvalidArgumentError(f"seed must be 0 to 2**64 - 1, not {seed}")
+        if not isinstance(smoothing, (bool, np.bool_)):
+            raise InvalidTypeError(f"smoothing must be True or False, not {type(smoothing).__name__}")
         ahead = _look_ahead(model, look_ahead)
         self._model = model
         self._sample_rate = check_sample_rate(sample_rate)
@@ -117,6 +125,7 @@ class Session:
             _number("cfg_scale", cfg_scale),
             seed,
             None if style is None else _style(model, style),
+            bool(smoothing),
         )
 
     @property
@@ -142,7 +151,10 @@ class Session:
         return self._core.push_audio(TRACKS.index(track), to_mono(samples), rate)
 
     def pull_frames(self, max_frames: int | None = None) -> FrameBatch:
-        """Make every frame that can be made now, up to `max_frames`. Never waits for audio; may return no frames."""
+        """Make every frame that can be made now, up to `max_frames`. Never waits for audio; may return no frames.
+
+        The frames of a batch are of one generation: after `interrupt()`, those that were made before it come alone.
+        """
         if max_frames is not None:
             max_frames = _integer("max_frames", max_frames)
             if max_frames < 0:
@@ -155,14 +167,14 @@ class Session:
 
     @property
     def frames_ready(self) -> int:
-        """How many frames a pull could make now."""
+        """How many frames pulls could hand over now."""
         return self._core.frames_ready()
 
     def interrupt(self) -> int:
         """Barge-in: forget own audio from the next frame on, and return the generation of the frames that follow.
 
-        The other track and the face go on. Own audio pushed next starts at the next frame. Frames pulled before, which
-        may not have been shown yet, have an older generation: drop them.
+        The other track and the face go on. Own audio pushed next starts at the next frame. Frames made before, which may
+        not have been shown or, with windows or smoothing, pulled yet, have an older generation: drop them.
         """
         self._generation = self._core.interrupt()
         return self._generation

@@ -90,6 +90,7 @@ void test_nothing_allocates_after_a_session_is_made(const std::string& bundle, c
   CHECK(unils_session_options_init(model, &options) == UNILS_OK);
   options.style = style.data();
   options.style_frames = 100;
+  options.smoothing = 1;
   const int64_t before = allocations;
   unils_session* session = nullptr;
   CHECK(unils_session_create(model, &options, &session) == UNILS_OK);

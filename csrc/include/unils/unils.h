@@ -147,6 +147,7 @@ typedef struct unils_session_options {
   uint64_t seed;
   const float* style;       /* motion (style_frames, D), copied; NULL for none */
   int64_t style_frames;
+  int32_t smoothing; /* 0 or 1: each frame is its value on the least-squares cubic of the 9 frames around it */
 } unils_session_options;
 
 /* Where pull writes. values is required; the others may be NULL. */
@@ -166,15 +167,18 @@ typedef struct unils_latency {
   /* hop_ms x unils_model_info.window_frames: frames are made this much audio at a time. hop_ms in family "stream", 4000
    * in "published", where the first frame of a window waits for the last hop of it. */
   double window_ms;
-  /* From the first sample of a hop to its frame, when audio comes live: window + look-ahead + resampler of the track
-   * that the clock waits for; under BOTH, of the later of the two. (Own audio pushed look_ahead_self ahead of its time, as
-   * text-to-speech is, adds nothing: then it is window_ms + look_ahead_other_ms + resampler_other_ms.) */
+  /* 160 with smoothing, else 0: frame t leaves when frame t + 4 is made. The first four wait for frame 8, the last four
+   * for finish; fewer than 9 frames in all leave as they are, at finish. */
+  double smoothing_ms;
+  /* From the first sample of a hop to its frame, when audio comes live: window + smoothing + look-ahead + resampler of
+   * the track that the clock waits for; under BOTH, of the later of the two. (Own audio pushed look_ahead_self ahead of
+   * its time, as text-to-speech is, adds nothing: then look-ahead and resampler are those of the other track.) */
   double total_ms;
 } unils_latency;
 
 typedef struct unils_stats {
   size_t struct_size;
-  int64_t frames; /* made since creation or reset */
+  int64_t frames; /* made since creation or reset; smoothing holds the last of them until finish */
   /* Compute per frame, features included, over the last 4096; a window's is shared out among its frames. */
   double step_p50_us, step_p95_us, step_p99_us;
   int64_t samples_self, samples_other;          /* taken since creation or reset, at 16 kHz */
@@ -219,15 +223,15 @@ UNILS_API unils_status unils_session_push_audio(unils_session* session, unils_tr
                                                 int64_t* taken);
 /* Makes every frame that can be made, up to capacity, and never waits for audio. *count may be 0. When a frame fails
  * after others were made, those are returned with UNILS_OK and the next pull returns the failure. Frames of one pull are
- * of one generation: after an interrupt, the rest of a window that was made before it comes alone. */
+ * of one generation: after an interrupt, frames that were made before it come alone. */
 UNILS_API unils_status unils_session_pull_frames(unils_session* session, const unils_frames* frames, int64_t capacity,
                                                  int64_t* count);
-/* Frames that a pull could make now. */
+/* Frames that pulls could hand over now. */
 UNILS_API unils_status unils_session_frames_ready(const unils_session* session, int64_t* count);
 /* Barge-in: own audio from the next frame to be made on is forgotten, also what look-ahead had already heard; the other
- * track and the face go on. Raises the generation of the frames made from now on (*generation, may be NULL); those of a
- * window that is made but not pulled yet keep the one before. Own audio pushed next starts at the next frame to be made;
- * under BOTH and SELF go on pushing it (or silence), or no frame can be made. */
+ * track and the face go on. Raises the generation of the frames made from now on (*generation, may be NULL); those that
+ * are made but not pulled yet, of a window or held by smoothing, keep the one before. Own audio pushed next starts at the
+ * next frame to be made; under BOTH and SELF go on pushing it (or silence), or no frame can be made. */
 UNILS_API unils_status unils_session_interrupt(unils_session* session, int64_t* generation);
 /* No more audio: what is missing of the last hop, of look-ahead and of the shorter track is silence, and the longer
  * track decides how many frames there are. Pushing is UNILS_ERROR_STATE from now on; pull until *count is 0. */
