@@ -218,7 +218,8 @@ class Session {
 
   // (values, index, pts_seconds, generation): (n, D), (n,), (n,), (n,)
   py::tuple pull_frames(std::optional<int64_t> max_frames) {
-    int64_t capacity = frames_ready();
+    // One at least: a pull also makes frames that cannot leave yet, as smoothing has them.
+    int64_t capacity = std::max<int64_t>(1, frames_ready());
     if (max_frames) capacity = std::min(capacity, *max_frames);
     ContiguousArray<float> values({capacity, static_cast<int64_t>(channels_)});
     ContiguousArray<int64_t> index(capacity);

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.signal import savgol_filter
 
 import unils_sdk as unils
 from unils_sdk import _core
@@ -146,6 +147,15 @@ def test_an_imported_checkpoint_moves_as_the_released_code_does(
     codec = PublishedModel.from_checkpoint(RELEASED / "iter_1.pt", RELEASED / "wav2vec2").codec
     latents = codec.latents(torch.from_numpy(bits))[-1].numpy()
     np.testing.assert_allclose(np.concatenate(recorder.inputs("codec_decode", "latent")), latents, rtol=0, atol=1e-5)
+
+
+@needs_fixture
+def test_smoothed_motion_is_that_of_the_released_code(released: Path, expected: dict[str, torch.Tensor]) -> None:
+    own, other = expected["audio"][0].numpy()
+    style = expected["style_motion"][0, 0].numpy()
+    options = {"temperature": 0, "cfg_scale": 1.5, "style": style, "smoothing": True}
+    frames = unils.animate(own, other, model=unils.Model.load(released), **options)
+    np.testing.assert_allclose(frames.values, expected["style_cfg1.5.motion_savgol"].numpy(), rtol=0, atol=1e-5)
 
 
 @needs_fixture
@@ -520,6 +530,43 @@ def test_a_session_goes_on_from_a_snapshot_in_the_middle_of_a_window(loaded: uni
         damaged[byte] ^= 0x40
         with pytest.raises(unils.InvalidArgumentError):
             unils.Session(loaded, seed=5, style=style).restore(bytes(damaged))
+
+
+@pytest.mark.parametrize("frames", [*range(1, 45), 1000])
+def test_windows_are_smoothed_as_scipy_smooths_a_clip(
+    models: dict[str, tuple[PublishedModel, Path]], frames: int
+) -> None:
+    model = unils.Model.load(models["short window, one mixed cross-attention"][1])  # of 36 frames, whatever their range
+    own, other = voices(frames / 25)
+    raw = unils.animate(own, other, model=model).values
+    wanted = raw if frames < 9 else savgol_filter(raw.astype(np.float64), 9, 3, axis=0)
+    smooth = unils.animate(own, other, model=model, smoothing=True)
+    assert smooth.index.tolist() == list(range(frames))
+    np.testing.assert_allclose(smooth.values, wanted, rtol=0, atol=1e-5)
+    assert frames < 9 or np.abs(smooth.values - raw).max() > 0.01
+
+
+def test_smoothed_frames_of_a_window_leave_with_the_window_but_for_four(loaded: unils.Model) -> None:
+    own, other = voices(8)
+    session = unils.Session(loaded, smoothing=True)
+    assert (session.latency.smoothing_ms, session.latency.total_ms) == (160, 4160)
+    push(session, own[:64000], other[:64000])
+    assert session.frames_ready == 96
+    first = session.pull_frames(max_frames=50)
+    assert session.interrupt() == 1
+    push(session, own[64000:], other[64000:])
+    rest, after = session.pull_frames(), session.pull_frames()
+    assert ((len(rest), rest.generation), (len(after), after.generation)) == ((50, 0), (96, 1))
+    state = session.snapshot()
+    session.finish()
+    last = session.pull_frames()
+    assert last.index.tolist() == [196, 197, 198, 199]
+    restored = unils.Session(loaded, smoothing=True)
+    restored.restore(state)
+    restored.finish()
+    np.testing.assert_array_equal(restored.pull_frames().values, last.values)
+    values = np.concatenate([first.values, rest.values, after.values, last.values])
+    np.testing.assert_array_equal(values, unils.animate(own, other, model=loaded, smoothing=True).values)
 
 
 def test_a_snapshot_is_of_its_own_model_only(loaded: unils.Model, tmp_path: Path) -> None:
