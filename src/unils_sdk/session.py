@@ -173,8 +173,8 @@ class Session:
     def interrupt(self) -> int:
         """Barge-in: forget own audio from the next frame on, and return the generation of the frames that follow.
 
-        The other track and the face go on. Own audio pushed next starts at the next frame. Frames made before, which may
-        not have been shown or, with windows or smoothing, pulled yet, have an older generation: drop them.
+        The other track and the face go on. Own audio pushed next starts at the next frame. Frames made before have an
+        older generation, and may not have been shown or, with windows or smoothing, pulled yet: drop them.
         """
         self._generation = self._core.interrupt()
         return self._generation
