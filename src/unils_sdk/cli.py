@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     importer.add_argument("-o", "--output", required=True, metavar="BUNDLE", help="folder of the bundle")
     importer.add_argument("--licence", metavar="TEXT", help="of the weights, where they are not the released ones")
+    importer.add_argument(
+        "--precision", choices=("fp32", "int8"), default="fp32", help="int8 is faster and not quite the same"
+    )
     importer.set_defaults(run=_import)
 
     bench = commands.add_parser("bench", help="measure the engine on this machine")
@@ -191,8 +194,8 @@ def _import(options: argparse.Namespace) -> None:
     try:
         # The one command that needs PyTorch, so it lives with the training code.
         exporter = importlib.import_module("unils_training.export.published")
-        licence = {"licence": options.licence} if options.licence else {}
-        size = exporter.import_checkpoint(options.checkpoint, options.audio_encoder, options.output, **licence)
+        wishes = {"precision": options.precision, **({"licence": options.licence} if options.licence else {})}
+        size = exporter.import_checkpoint(options.checkpoint, options.audio_encoder, options.output, **wishes)
     except ImportError as error:
         raise UnilsError(f"unils import needs PyTorch ({error}): pip install 'unils-sdk[import]'") from error
     except (ValueError, OSError) as error:

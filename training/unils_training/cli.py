@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(export)
     export.add_argument("-o", "--output", required=True, help="folder of the bundle")
     export.add_argument("--checkpoint", help="a dialogue checkpoint; the run's last one when absent")
+    export.add_argument(
+        "--precision", choices=("fp32", "int8"), default="fp32", help="of family published's graphs (%(default)s)"
+    )
     export.add_argument("--random-init", action="store_true", help="random weights, for testing engines")
     export.set_defaults(run=_export)
     commands.add_parser("eval", help="measure a model on a dataset", add_help=False)
@@ -123,12 +126,15 @@ def _average(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     config = _config(options)
+    if config.family != "published" and options.precision != "fp32":
+        raise ValueError(f"--precision {options.precision} is for family published; a {config.family} bundle is fp32")
     exporter = importlib.import_module(f"unils_training.export.{config.family}")
     if options.random_init:
         model, provenance = exporter.random_model(config)
     else:
         model, provenance = exporter.trained_model(config, options.checkpoint)
-    size = exporter.write_bundle(options.output, model, config.defaults, provenance, config.licence)
+    precision = {"precision": options.precision} if config.family == "published" else {}
+    size = exporter.write_bundle(options.output, model, config.defaults, provenance, config.licence, **precision)
     print(f"{options.output}: {size / 1e6:.2f} MB, {sum(p.numel() for p in model.parameters())} parameters")
     return 0
 

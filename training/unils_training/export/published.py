@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unils_training.config import Config, DefaultsConfig
 from unils_training.export.bundle import FORMAT, FORMAT_VERSION, BundleError, file_entry, provenance_of
+from unils_training.export.precision import PRECISIONS, Precision, to_int8
 from unils_training.models.published.attention import rope_table
 from unils_training.models.published.audio_encoder import AudioEncoder
 from unils_training.models.published.checkpoint import FRAME_RATE, SAMPLE_RATE
@@ -45,15 +47,41 @@ RELEASED_DEFAULTS = DefaultsConfig(temperature=1.0, top_p=0.97, cfg_scale=1.5)
 Shape = tuple[int | str, ...]
 
 
+class FrontEnd(nn.Module):
+    """The convolutions of a wav2vec2 encoder with a LayerNorm behind each: waveform (T, S) -> (T, J, c).
+
+    The same numbers as wav2vec2's own, channels last: each is one product with a matrix, and nothing is transposed.
+    """
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+        # (out, in, taps) -> (out, taps * in), as `forward` lays the taps of a row side by side.
+        self.matrices = nn.ParameterList(layer.conv.weight.detach().transpose(1, 2).flatten(1) for layer in layers)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        x = waveform.unsqueeze(-1)
+        for layer, matrix in zip(self.layers, self.matrices, strict=True):
+            (taps,), (stride,) = layer.conv.kernel_size, layer.conv.stride
+            last = (x.shape[1] - taps) // stride * stride
+            rows = torch.cat([x[:, tap : tap + last + 1 : stride] for tap in range(taps)], dim=-1)
+            x = layer.activation(layer.layer_norm(functional.linear(rows, matrix, layer.conv.bias)))
+        return x
+
+
 class AudioGraph(nn.Module):
     """waveform (T, S), of zero mean and unit deviation -> features (T, J, A)."""
 
     def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()
         self.wav2vec = encoder.wav2vec
+        # The base form of wav2vec2 has one GroupNorm instead: over time, so it stays as it is.
+        layered = self.wav2vec.config.feat_extract_norm == "layer"
+        self.front = FrontEnd(self.wav2vec.feature_extractor.conv_layers) if layered else None
 
     def forward(self, waveform: Tensor) -> Tensor:
-        features: Tensor = self.wav2vec(waveform).last_hidden_state
+        extracted = self.wav2vec.feature_extractor(waveform).mT if self.front is None else self.front(waveform)
+        features: Tensor = self.wav2vec.encoder(self.wav2vec.feature_projection(extracted)[0]).last_hidden_state
         return features
 
 
@@ -142,6 +170,8 @@ class Graph:
     module: nn.Module
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
+    in_float: str | None = None
+    """Nodes whose names begin so are float32 in every precision; "" is all of them."""
 
 
 def random_model(config: Config) -> tuple[PublishedModel, dict[str, Any]]:
@@ -166,7 +196,11 @@ def trained_model(config: Config, checkpoint: str | Path | None) -> tuple[Publis
 
 
 def import_checkpoint(
-    checkpoint: str | Path, audio_encoder: str | Path, output: str | Path, licence: str = RELEASED_LICENCE
+    checkpoint: str | Path,
+    audio_encoder: str | Path,
+    output: str | Path,
+    licence: str = RELEASED_LICENCE,
+    precision: Precision = "fp32",
 ) -> int:
     """Makes a bundle of a checkpoint in the released format; returns its size in bytes.
 
@@ -175,6 +209,7 @@ def import_checkpoint(
         audio_encoder: folder of a wav2vec2 encoder in the Hugging Face layout, or a hub id.
         output: folder of the bundle.
         licence: of the weights, for `model.json`.
+        precision: of the graphs, as `write_bundle` has it.
 
     Raises:
         ValueError: no such checkpoint (the first key or shape that does not fit is named), or no such encoder; nothing
@@ -191,7 +226,7 @@ def import_checkpoint(
         else str(audio_encoder),
         "torch": torch.__version__,
     }
-    return write_bundle(output, model, RELEASED_DEFAULTS, provenance, licence)
+    return write_bundle(output, model, RELEASED_DEFAULTS, provenance, licence, precision)
 
 
 def graphs(model: PublishedModel) -> dict[str, Graph]:
@@ -205,7 +240,9 @@ def graphs(model: PublishedModel) -> dict[str, Graph]:
     heard = ("R", J, A)
     audio = (K, C, 2, "R", h, rows, e)
     return {
-        "audio_encoder": Graph(AudioGraph(model.audio_encoder), {"waveform": ("T", S)}, {"features": ("T", J, A)}),
+        "audio_encoder": Graph(
+            AudioGraph(model.audio_encoder), {"waveform": ("T", S)}, {"features": ("T", J, A)}, in_float="/front"
+        ),
         "prefill": Graph(
             PrefillGraph(model.generator, J),
             {"style": ("R", F, d), "previous": ("R", F, d), "self_features": heard, "other_features": heard},
@@ -222,8 +259,8 @@ def graphs(model: PublishedModel) -> dict[str, Graph]:
             },
             {"logits": ("R", "n", d, 2), "added": ("n", K, 2, "R", h, e)},
         ),
-        "codec_encode": Graph(EncodeGraph(model.codec), {"motion": ("B", F, D)}, {"z": ("B", F, d)}),
-        "codec_decode": Graph(DecodeGraph(model.codec), {"latent": ("B", F, d)}, {"motion": ("B", F, D)}),
+        "codec_encode": Graph(EncodeGraph(model.codec), {"motion": ("B", F, D)}, {"z": ("B", F, d)}, in_float=""),
+        "codec_decode": Graph(DecodeGraph(model.codec), {"latent": ("B", F, d)}, {"motion": ("B", F, D)}, in_float=""),
     }
 
 
@@ -282,22 +319,31 @@ def write_bundle(
     defaults: DefaultsConfig,
     provenance: Mapping[str, Any],
     licence: str,
+    precision: Precision = "fp32",
 ) -> int:
     """Writes `model.json`, `weights.safetensors` and the graphs, and returns their size in bytes.
 
     The folder appears, or changes, only when everything has been written.
 
+    Args:
+        precision: `int8` makes most products of matrices of audio encoder and generator 8 bits wide (docs/published.md,
+            "Speed", says what that changes).
+
     Raises:
         BundleError: the model cannot be a bundle, or the folder cannot be written.
     """
+    if precision not in PRECISIONS:
+        raise BundleError(f"precision is one of {', '.join(PRECISIONS)}, not {precision}")
     folder = Path(folder)
     model = copy.deepcopy(model).cpu().float().eval()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             written = Path(temporary)
-            description = describe(model, defaults, provenance, licence)
-            description["graphs"] = {name: _write_graph(written, name, graph) for name, graph in graphs(model).items()}
+            description = describe(model, defaults, provenance, licence) | {"precision": precision}
+            description["graphs"] = {
+                name: _write_graph(written, name, graph, precision) for name, graph in graphs(model).items()
+            }
             save_file(_weights(model), written / WEIGHTS_FILE)
             description["weights"] = file_entry(written / WEIGHTS_FILE)
             (written / "model.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
@@ -324,7 +370,7 @@ def _weights(model: PublishedModel) -> dict[str, Tensor]:
     return {name: value.detach().cpu().float().contiguous() for name, value in tensors.items()}
 
 
-def _write_graph(folder: Path, name: str, graph: Graph) -> dict[str, Any]:
+def _write_graph(folder: Path, name: str, graph: Graph, precision: Precision) -> dict[str, Any]:
     """Traces one graph and checks that it is whole; returns its entry of `model.json`."""
     import onnx
 
@@ -348,12 +394,16 @@ def _write_graph(folder: Path, name: str, graph: Graph) -> dict[str, Any]:
             dynamo=False,
         )
     proto = onnx.load(str(path))
+    if precision == "int8":
+        to_int8(proto, graph.in_float)
     entry: dict[str, Any] = {}
-    if path.stat().st_size > EXTERNAL_BYTES:
+    path.unlink()
+    if proto.ByteSize() > EXTERNAL_BYTES:
         data = f"{name}.onnx.data"
-        path.unlink()
         onnx.save(proto, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data)
         entry["data"] = file_entry(folder / data)
+    else:
+        onnx.save(proto, str(path))
     onnx.checker.check_model(str(path))
     found = [item.name for item in (*proto.graph.input, *proto.graph.output)]
     if found != list(ports):
