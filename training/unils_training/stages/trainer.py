@@ -150,12 +150,15 @@ def load_result(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: with the command that makes it.
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or a checkpoint to resume from.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run `unils-train {path.parent.name}` first")
-    return read_checkpoint(path)
+    stored = read_checkpoint(path)
+    if "result" not in stored:
+        raise CheckpointError(f"{path} holds no result: it is one to resume from; give the {BEST} beside it")
+    return stored
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
