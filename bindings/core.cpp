@@ -181,8 +181,9 @@ class Session {
   Session(const Model& model, int clock, std::optional<int32_t> look_ahead_self,
           std::optional<int32_t> look_ahead_other, std::optional<float> temperature, std::optional<float> top_p,
           std::optional<float> cfg_scale, uint64_t seed, const std::optional<ContiguousArray<float>>& style,
-          bool smoothing)
-      : channels_(model.channels()) {
+          bool smoothing, int mode, std::optional<int32_t> hop_frames, int32_t faces,
+          const std::optional<ContiguousArray<float>>& style_other)
+      : channels_(model.channels()), faces_(faces) {
     auto options = sized<unils_session_options>();
     run([&] { return unils_session_options_init(model.handle(), &options); });
     options.clock = static_cast<unils_clock>(clock);
@@ -196,6 +197,13 @@ class Session {
     if (style) {
       options.style = style->data();
       options.style_frames = style->shape(0);
+    }
+    options.mode = static_cast<unils_mode>(mode);
+    options.hop_frames = hop_frames.value_or(options.hop_frames);
+    options.faces = faces;
+    if (style_other) {
+      options.style_other = style_other->data();
+      options.style_frames = style_other->shape(0);
     }
     run([&] { return unils_session_create(model.handle(), &options, &handle_); });
   }
@@ -216,12 +224,12 @@ class Session {
     return taken;
   }
 
-  // (values, index, pts_seconds, generation): (n, D), (n,), (n,), (n,)
+  // (values, index, pts_seconds, generation): (n, faces, D), (n,), (n,), (n,)
   py::tuple pull_frames(std::optional<int64_t> max_frames) {
     // One at least: a pull also makes frames that cannot leave yet, as smoothing has them.
     int64_t capacity = std::max<int64_t>(1, frames_ready());
     if (max_frames) capacity = std::min(capacity, *max_frames);
-    ContiguousArray<float> values({capacity, static_cast<int64_t>(channels_)});
+    ContiguousArray<float> values({capacity, int64_t{faces_}, int64_t{channels_}});
     ContiguousArray<int64_t> index(capacity);
     ContiguousArray<double> pts_seconds(capacity);
     ContiguousArray<int64_t> generation(capacity);
@@ -277,7 +285,7 @@ class Session {
     return py::dict("hop_ms"_a = latency.hop_ms, "look_ahead_self_ms"_a = latency.look_ahead_self_ms,
                     "look_ahead_other_ms"_a = latency.look_ahead_other_ms,
                     "resampler_self_ms"_a = latency.resampler_self_ms,
-                    "resampler_other_ms"_a = latency.resampler_other_ms, "window_ms"_a = latency.window_ms,
+                    "resampler_other_ms"_a = latency.resampler_other_ms, "block_ms"_a = latency.block_ms,
                     "smoothing_ms"_a = latency.smoothing_ms, "total_ms"_a = latency.total_ms);
   }
 
@@ -293,7 +301,7 @@ class Session {
 
  private:
   unils_session* handle_ = nullptr;
-  int32_t channels_;
+  int32_t channels_, faces_;
 };
 
 py::list backends() {
@@ -322,9 +330,9 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Session>(m, "Session")
       .def(py::init<const Model&, int, std::optional<int32_t>, std::optional<int32_t>, std::optional<float>,
                     std::optional<float>, std::optional<float>, uint64_t, std::optional<ContiguousArray<float>>,
-                    bool>(),
+                    bool, int, std::optional<int32_t>, int32_t, std::optional<ContiguousArray<float>>>(),
            "model"_a, "clock"_a, "look_ahead_self"_a, "look_ahead_other"_a, "temperature"_a, "top_p"_a, "cfg_scale"_a,
-           "seed"_a, "style"_a, "smoothing"_a)
+           "seed"_a, "style"_a, "smoothing"_a, "mode"_a, "hop_frames"_a, "faces"_a, "style_other"_a)
       .def("push_audio", &Session::push_audio<int16_t>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
       .def("push_audio", &Session::push_audio<float>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
       .def("pull_frames", &Session::pull_frames, "max_frames"_a)

@@ -152,8 +152,10 @@ unils_status unils_model_get_info(const unils_model* model, unils_model_info* in
     info->sample_rate = config.sample_rate;
     info->hop_samples = config.hop_samples;
     info->frame_rate = config.frame_rate;
-    info->look_ahead_self_max = config.sizes.look_ahead_self_max;
-    info->look_ahead_other_max = config.sizes.look_ahead_other_max;
+    const bool published = config.family == "published";
+    const int rolling_max = config.published.look_ahead_max();
+    info->look_ahead_self_max = published ? rolling_max : config.sizes.look_ahead_self_max;
+    info->look_ahead_other_max = published ? rolling_max : config.sizes.look_ahead_other_max;
     info->default_temperature = config.default_temperature;
     info->default_top_p = config.default_top_p;
     info->default_cfg_scale = config.default_cfg_scale;
@@ -161,7 +163,7 @@ unils_status unils_model_get_info(const unils_model* model, unils_model_info* in
     info->default_look_ahead_other = config.default_look_ahead_other;
     info->parameters = from.parameters();
     info->weight_bytes = from.weight_bytes();
-    info->window_frames = config.family == "published" ? config.published.window_frames : 1;
+    info->window_frames = published ? config.published.window_frames : 1;
     return Status();
   });
 }

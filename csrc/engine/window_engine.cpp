@@ -1,5 +1,5 @@
-// Shapes, besides those of docs/published.md: R rows of a batch, the conditional one and with guidance the
-// unconditional one; e head width.
+// Shapes, besides those of docs/published.md: f faces; s shown, h new frames of a window; R rows of a batch: the
+// conditional one of each face, then with guidance the unconditional one of each; e head width.
 #include "engine/window_engine.h"
 
 #include <algorithm>
@@ -19,8 +19,11 @@
 namespace unils {
 namespace {
 
-constexpr int kMaxRows = 2;
 constexpr int kHopSamples = 640;
+// Rolling mode. A token is fixed, not sampled, when at least this share of its frames has been shown.
+constexpr float kFixedShare = 0.5f;
+// What is left, a frame later, of the step between the last frame shown and the same frame made again.
+constexpr float kSeamDecay = 0.7f;
 
 bool all_finite(const float* values, int64_t count) {
   return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
@@ -32,36 +35,58 @@ unils_tensor_view view(const char* name, float* data, std::initializer_list<int6
   return tensor;
 }
 
+// Which tokens of a level the frames [0, shown) decide, always its first ones, and with what bits: those of what the
+// coarser levels leave of z, averaged over the frames of the token that have been shown. z, latent: (F, d).
+int64_t fix_tokens(const MultiScale& scales, int level, int64_t shown, const float* z, const float* latent, int64_t d,
+                   float* bits) {
+  for (int64_t token = 0; token < scales.tokens(level); ++token, bits += d) {
+    const auto [first, end] = scales.span(level, token);
+    const int64_t seen = std::min(end, shown);
+    if (static_cast<float>(seen - first) < kFixedShare * static_cast<float>(end - first)) return token;
+    for (int64_t i = 0; i < d; ++i) {
+      float sum = 0.0f;
+      for (int64_t frame = first; frame < seen; ++frame) sum += z[frame * d + i] - latent[frame * d + i];
+      bits[i] = sum > 0.0f ? 1.0f : -1.0f;
+    }
+  }
+  return scales.tokens(level);
+}
+
 struct Header {
-  int64_t windows;  // made
+  int64_t steps;  // made
 };
 
 class GraphWindowEngine final : public WindowEngine {
  public:
-  explicit GraphWindowEngine(std::shared_ptr<const Model> model)
+  GraphWindowEngine(std::shared_ptr<const Model> model, const WindowShape& shape)
       : model_(std::move(model)),
         sizes_(model_->config().published),
+        shape_(shape),
         scales_(sizes_.window_frames, sizes_.scales, sizes_.bits),
         silence_(model_->weights().find("audio.silence")),
         mean_(model_->weights().find("codec.motion_mean")),
         std_(model_->weights().find("codec.motion_std")),
         rest_latent_(model_->weights().find("codec.rest_latent")) {
     const auto floats = [](int64_t count) { return static_cast<size_t>(count); };
+    const int64_t f = shape_.faces, rows = 2 * f;
     header_ = state_.add<Header>(1);
-    previous_ = state_.add<float>(floats(motion_floats()));
-    style_ = state_.add<float>(floats(latent_floats()));
+    shown_ = state_.add<float>(floats(f * 2 * motion_floats()));
+    styles_ = state_.add<float>(floats(f * latent_floats()));
 
-    waveform_ = scratch_.add<float>(floats(samples()));
-    features_ = scratch_.add<float>(floats(2 * kMaxRows * feature_floats()));
-    prefix_latents_ = scratch_.add<float>(floats(2 * kMaxRows * latent_floats()));
-    audio_ = scratch_.add<float>(floats(sizes_.audio_cache_floats(kMaxRows)));
-    cache_ = scratch_.add<float>(floats((sizes_.prefix() + sizes_.tokens()) * sizes_.token_cache_floats(kMaxRows)));
-    inputs_ = scratch_.add<float>(floats(kMaxRows * latent_floats()));
-    logits_ = scratch_.add<float>(floats(kMaxRows * 2 * latent_floats()));
-    odds_ = scratch_.add<float>(floats(latent_floats()));
+    waveforms_ = scratch_.add<float>(floats(2 * samples()));
+    heard_ = scratch_.add<float>(floats(2 * feature_floats()));
+    features_ = scratch_.add<float>(floats(2 * rows * feature_floats()));
+    prefix_latents_ = scratch_.add<float>(floats(2 * rows * latent_floats()));
+    audio_ = scratch_.add<float>(floats(sizes_.audio_cache_floats(static_cast<int>(rows))));
+    cache_ = scratch_.add<float>(
+        floats((sizes_.prefix() + sizes_.tokens()) * sizes_.token_cache_floats(static_cast<int>(rows))));
+    inputs_ = scratch_.add<float>(floats(rows * latent_floats()));
+    logits_ = scratch_.add<float>(floats(rows * 2 * latent_floats()));
+    odds_ = scratch_.add<float>(floats(f * latent_floats()));
     bits_ = scratch_.add<float>(floats(int64_t{sizes_.tokens()} * sizes_.bits));
-    latent_ = scratch_.add<float>(floats(latent_floats()));
-    motion_ = scratch_.add<float>(floats(motion_floats()));
+    z_ = scratch_.add<float>(floats(f * latent_floats()));
+    latents_ = scratch_.add<float>(floats(f * latent_floats()));
+    motion_ = scratch_.add<float>(floats(f * motion_floats()));
 
     const Rope rope(sizes_.head_width());
     const auto pairs = static_cast<size_t>(sizes_.head_width() / 2);
@@ -78,60 +103,47 @@ class GraphWindowEngine final : public WindowEngine {
 
   size_t state_bytes() const override { return state_.bytes(); }
   size_t workspace_bytes() const override { return scratch_.bytes(); }
-  int channels() const override { return sizes_.channels; }
-  int window_frames() const override { return sizes_.window_frames; }
 
   void reset(void* state) const override {
     std::memset(state, 0, state_.bytes());
-    std::copy_n(rest_latent_, latent_floats(), arena_at<float>(state, style_));
+    for (int face = 0; face < shape_.faces; ++face) std::copy_n(rest_latent_, latent_floats(), style(state, face));
   }
 
-  Status set_style(void* state, void* workspace, const float* motion, int64_t frames) const override {
-    if (windows(state) != 0) {
-      return error(UNILS_ERROR_STATE, "style can only be set before the first frame; reset the session first");
-    }
-    if (motion == nullptr || frames < sizes_.window_frames) {
-      return error(UNILS_ERROR_INVALID_ARGUMENT,
-                   "style has %lld frames; this model takes a clip of %d (of a longer one, the first %d)",
-                   static_cast<long long>(frames), sizes_.window_frames, sizes_.window_frames);
-    }
-    if (!all_finite(motion, motion_floats())) {
-      return error(UNILS_ERROR_INVALID_ARGUMENT, "style holds a value that is not finite");
-    }
-    return encode(motion, workspace, arena_at<float>(state, style_));
+  Status set_style(void* state, void* workspace, int face, const float* motion) const override {
+    normalise(motion, sizes_.window_frames, arena_at<float>(workspace, motion_));
+    UNILS_RETURN_IF_ERROR(encode(workspace, 1));
+    quantise(workspace, 0, style(state, face));
+    return Status();
   }
 
-  int64_t windows(const void* state) const override { return arena_at<Header>(state, header_)->windows; }
+  int64_t steps(const void* state) const override { return arena_at<Header>(state, header_)->steps; }
+
+  int64_t window_begin(const void* state) const override {
+    return std::max<int64_t>(0, (steps(state) + 1) * shape_.hop_frames + shape_.look_ahead - sizes_.window_frames);
+  }
 
   Status step(void* state, void* workspace, const float* self, const float* other, const WindowParams& params,
               float* motion) const override {
-    Header* header = arena_at<Header>(state, header_);
-    const int rows = params.cfg_scale > 1.0f ? 2 : 1;
-    const auto at = [workspace](size_t offset) { return arena_at<float>(workspace, offset); };
+    const int rows = shape_.faces * (params.cfg_scale > 1.0f ? 2 : 1);
+    const int64_t begin = window_begin(state), shown = steps(state) * shape_.hop_frames - begin;
     UNILS_RETURN_IF_ERROR(hear(workspace, rows, self, other));
-    UNILS_RETURN_IF_ERROR(prefill(state, workspace, rows));
+    UNILS_RETURN_IF_ERROR(prefill(state, workspace, rows, begin, shown));
+    if (shown > 0) UNILS_RETURN_IF_ERROR(encode_shown(state, workspace, shown));
 
-    float* latent = at(latent_);
-    std::fill_n(latent, latent_floats(), 0.0f);
+    float* latents = arena_at<float>(workspace, latents_);
+    std::fill_n(latents, shape_.faces * latent_floats(), 0.0f);
     for (int level = 0; level < scales_.levels(); ++level) {
       UNILS_RETURN_IF_ERROR(run_level(workspace, rows, level));
-      const int64_t tokens = scales_.tokens(level), begin = scales_.begin(level), d = sizes_.bits;
-      guide(at(logits_), tokens * d, rows, params, at(odds_));
-      if (!all_finite(at(odds_), tokens * d)) return overflow(header->windows);
-      if (params.logits != nullptr) std::copy_n(at(logits_), 2 * tokens * d, params.logits + 2 * begin * d);
-      float* bits = at(bits_) + begin * d;
-      for (int64_t token = 0; token < tokens; ++token) {
-        sample_bits(at(odds_) + token * d, static_cast<int>(d), params.temperature, params.top_p, params.seed,
-                    header->windows, static_cast<int>(begin + token), bits + token * d);
-      }
-      scales_.add(bits, level, latent);
+      UNILS_RETURN_IF_ERROR(guide(state, workspace, rows, level, params));
+      for (int face = 0; face < shape_.faces; ++face) choose(state, workspace, level, face, shown, params);
     }
-    if (params.bits != nullptr) std::copy_n(at(bits_), int64_t{sizes_.tokens()} * sizes_.bits, params.bits);
-
-    UNILS_RETURN_IF_ERROR(decode(workspace, motion));
-    if (!all_finite(motion, motion_floats())) return overflow(header->windows);
-    std::copy_n(motion, motion_floats(), arena_at<float>(state, previous_));
-    ++header->windows;
+    UNILS_RETURN_IF_ERROR(run(PublishedConfig::kCodecDecode,
+                              {view("latent", latents, {shape_.faces, sizes_.window_frames, sizes_.bits})},
+                              {motion_view("motion", workspace, shape_.faces)}));
+    hand_over(state, workspace, shown, motion);
+    const int64_t floats = int64_t{shape_.hop_frames} * shape_.faces * sizes_.channels;
+    if (!all_finite(motion, floats)) return overflow(state);
+    show(state, motion);
     return Status();
   }
 
@@ -140,10 +152,15 @@ class GraphWindowEngine final : public WindowEngine {
   int64_t latent_floats() const { return int64_t{sizes_.window_frames} * sizes_.bits; }
   int64_t motion_floats() const { return int64_t{sizes_.window_frames} * sizes_.channels; }
   int64_t feature_floats() const { return int64_t{sizes_.audio_rows} * sizes_.audio_width; }
+  float* style(void* state, int face) const { return arena_at<float>(state, styles_) + face * latent_floats(); }
+  // The frames that a face showed last, oldest first, up to the end of its 2F.
+  const float* shown_last(const void* state, int face, int64_t frames) const {
+    return arena_at<float>(state, shown_) + (face + 1) * 2 * motion_floats() - frames * sizes_.channels;
+  }
 
-  static Status overflow(int64_t window) {
-    return error(UNILS_ERROR_BUNDLE, "window %lld is not finite: the weights of this model overflow; import it again",
-                 static_cast<long long>(window));
+  Status overflow(const void* state) const {
+    return error(UNILS_ERROR_BUNDLE, "frame %lld is not finite: the weights of this model overflow; import it again",
+                 static_cast<long long>(steps(state) * shape_.hop_frames));
   }
 
   template <size_t I, size_t O>
@@ -152,58 +169,85 @@ class GraphWindowEngine final : public WindowEngine {
     return model_->graphs().run(PublishedConfig::kGraphs[graph], inputs, static_cast<int>(I), outputs,
                                 static_cast<int>(O));
   }
-
-  // Motion (F, D) in the rig's units -> its quantised latent (F, d).
-  Status encode(const float* motion, void* workspace, float* latent) const {
-    float* normalised = arena_at<float>(workspace, motion_);
-    for (int64_t i = 0; i < motion_floats(); ++i) {
-      const int64_t channel = i % sizes_.channels;
-      normalised[i] = (motion[i] - mean_[channel]) / std_[channel];
-    }
-    float* z = arena_at<float>(workspace, odds_);
-    const int64_t F = sizes_.window_frames;
-    UNILS_RETURN_IF_ERROR(run(PublishedConfig::kCodecEncode, {view("motion", normalised, {1, F, sizes_.channels})},
-                              {view("z", z, {1, F, sizes_.bits})}));
-    scales_.quantise(z, arena_at<float>(workspace, bits_), latent, arena_at<float>(workspace, logits_));
-    return Status();
+  unils_tensor_view motion_view(const char* name, void* workspace, int faces) const {
+    return view(name, arena_at<float>(workspace, motion_), {faces, sizes_.window_frames, sizes_.channels});
   }
 
-  // Features of both tracks, (R, J, A) each; the unconditional row hears nothing.
+  void normalise(const float* motion, int64_t frames, float* out) const {
+    for (int64_t i = 0; i < frames * sizes_.channels; ++i) {
+      const int64_t channel = i % sizes_.channels;
+      out[i] = (motion[i] - mean_[channel]) / std_[channel];
+    }
+  }
+
+  // The normalised motion (faces, F, D) of the workspace -> its z (faces, F, d).
+  Status encode(void* workspace, int faces) const {
+    return run(PublishedConfig::kCodecEncode, {motion_view("motion", workspace, faces)},
+               {view("z", arena_at<float>(workspace, z_), {faces, sizes_.window_frames, sizes_.bits})});
+  }
+  // The z of a face, which is used up, -> its quantised latent.
+  void quantise(void* workspace, int face, float* latent) const {
+    scales_.quantise(arena_at<float>(workspace, z_) + face * latent_floats(), arena_at<float>(workspace, bits_), latent,
+                     arena_at<float>(workspace, odds_));
+  }
+
+  // Features that each face hears, (R, J, A) for each role of a track; an unconditional row hears nothing.
   Status hear(void* workspace, int rows, const float* self, const float* other) const {
     const float* tracks[2] = {self, other};
-    float* waveform = arena_at<float>(workspace, waveform_);
+    float* waveforms = arena_at<float>(workspace, waveforms_);
+    float* heard = arena_at<float>(workspace, heard_);
+    const float* features[2] = {};
+    int64_t speaking = 0;
     for (int track = 0; track < 2; ++track) {
-      float* features = arena_at<float>(workspace, features_) + track * kMaxRows * feature_floats();
-      if (normalise_waveform(tracks[track], samples(), waveform)) {
-        UNILS_RETURN_IF_ERROR(run(PublishedConfig::kAudioEncoder, {view("waveform", waveform, {1, samples()})},
-                                  {view("features", features, {1, sizes_.audio_rows, sizes_.audio_width})}));
-      } else {
-        std::copy_n(silence_, feature_floats(), features);
+      const bool speaks = normalise_waveform(tracks[track], samples(), waveforms + speaking * samples());
+      features[track] = speaks ? heard + speaking++ * feature_floats() : silence_;
+    }
+    if (speaking > 0) {
+      UNILS_RETURN_IF_ERROR(run(PublishedConfig::kAudioEncoder, {view("waveform", waveforms, {speaking, samples()})},
+                                {view("features", heard, {speaking, sizes_.audio_rows, sizes_.audio_width})}));
+    }
+    for (int role = 0; role < 2; ++role) {
+      float* out = role_features(workspace, role);
+      for (int face = 0; face < shape_.faces; ++face) {
+        std::copy_n(features[face == 0 ? role : 1 - role], feature_floats(), out + face * feature_floats());
       }
-      std::fill_n(features + feature_floats(), (rows - 1) * feature_floats(), 0.0f);
+      std::fill_n(out + shape_.faces * feature_floats(), (rows - shape_.faces) * feature_floats(), 0.0f);
     }
     return Status();
+  }
+  // role: 0 the face's own track, 1 the other person's.
+  float* role_features(void* workspace, int role) const {
+    return arena_at<float>(workspace, features_) + role * 2 * shape_.faces * feature_floats();
   }
 
   // Keys and values of the style and previous tokens, and of the audio.
-  Status prefill(const void* state, void* workspace, int rows) const {
+  Status prefill(void* state, void* workspace, int rows, int64_t begin, int64_t shown) const {
     const int64_t F = sizes_.window_frames, R = rows, d = sizes_.bits, H = sizes_.heads, e = sizes_.head_width();
-    float* style = arena_at<float>(workspace, prefix_latents_);
-    float* previous = style + kMaxRows * latent_floats();
-    std::copy_n(arena_at<float>(state, style_), latent_floats(), style);
-    std::copy_n(rest_latent_, latent_floats(), style + latent_floats());
-    if (windows(state) == 0) {
-      std::copy_n(rest_latent_, latent_floats(), previous);
-    } else {
-      UNILS_RETURN_IF_ERROR(encode(arena_at<float>(state, previous_), workspace, previous));
+    float* styles = arena_at<float>(workspace, prefix_latents_);
+    float* previous = styles + 2 * shape_.faces * latent_floats();
+    if (begin > 0) {
+      for (int face = 0; face < shape_.faces; ++face) {
+        normalise(shown_last(state, face, shown + F), F, arena_at<float>(workspace, motion_) + face * motion_floats());
+      }
+      UNILS_RETURN_IF_ERROR(encode(workspace, shape_.faces));
     }
-    std::copy_n(previous, latent_floats(), previous + latent_floats());
-    float* features = arena_at<float>(workspace, features_);
+    for (int row = 0; row < rows; ++row) {
+      const int face = row % shape_.faces;
+      std::copy_n(row < shape_.faces ? style(state, face) : rest_latent_, latent_floats(),
+                  styles + row * latent_floats());
+      float* latent = previous + row * latent_floats();
+      if (begin == 0) {
+        std::copy_n(rest_latent_, latent_floats(), latent);  // nothing moved before frame 0
+      } else if (row < shape_.faces) {
+        quantise(workspace, face, latent);
+      } else {
+        std::copy_n(previous + face * latent_floats(), latent_floats(), latent);
+      }
+    }
     return run(PublishedConfig::kPrefill,
-               {view("style", style, {R, F, d}), view("previous", previous, {R, F, d}),
-                view("self_features", features, {R, sizes_.audio_rows, sizes_.audio_width}),
-                view("other_features", features + kMaxRows * feature_floats(),
-                     {R, sizes_.audio_rows, sizes_.audio_width})},
+               {view("style", styles, {R, F, d}), view("previous", previous, {R, F, d}),
+                view("self_features", role_features(workspace, 0), {R, sizes_.audio_rows, sizes_.audio_width}),
+                view("other_features", role_features(workspace, 1), {R, sizes_.audio_rows, sizes_.audio_width})},
                {view("cache", arena_at<float>(workspace, cache_), {sizes_.prefix(), sizes_.depth, 2, R, H, e}),
                 audio_view(workspace, rows)});
   }
@@ -213,14 +257,29 @@ class GraphWindowEngine final : public WindowEngine {
                 {sizes_.depth, sizes_.contexts, 2, rows, sizes_.heads, sizes_.context_rows(), sizes_.head_width()});
   }
 
+  // z of the window, whose frames that are not shown yet hold still.
+  Status encode_shown(const void* state, void* workspace, int64_t shown) const {
+    const int64_t D = sizes_.channels;
+    for (int face = 0; face < shape_.faces; ++face) {
+      float* motion = arena_at<float>(workspace, motion_) + face * motion_floats();
+      normalise(shown_last(state, face, shown), shown, motion);
+      for (int64_t frame = shown; frame < sizes_.window_frames; ++frame) {
+        std::copy_n(motion + (shown - 1) * D, D, motion + frame * D);
+      }
+    }
+    return encode(workspace, shape_.faces);
+  }
+
   // Logits (R, n, d, 2) of a level's tokens; its keys and values go behind those of the levels before.
   Status run_level(void* workspace, int rows, int level) const {
     const int64_t n = scales_.tokens(level), R = rows, d = sizes_.bits, H = sizes_.heads, e = sizes_.head_width();
-    const int64_t cached = sizes_.prefix() + scales_.begin(level);
+    const int64_t cached = sizes_.prefix() + scales_.begin(level), faces = shape_.faces;
     float* inputs = arena_at<float>(workspace, inputs_);
     float* cache = arena_at<float>(workspace, cache_);
-    scales_.down(arena_at<float>(workspace, latent_), level, inputs);
-    if (rows == 2) std::copy_n(inputs, n * d, inputs + n * d);
+    for (int64_t face = 0; face < faces; ++face) {
+      scales_.down(arena_at<float>(workspace, latents_) + face * latent_floats(), level, inputs + face * n * d);
+    }
+    if (R > faces) std::copy_n(inputs, faces * n * d, inputs + faces * n * d);
     int64_t number = level;
     unils_tensor_view level_view = {"level", UNILS_ELEMENT_INT64, 1, {1}, &number};
     float* table = const_cast<float*>(tables_[static_cast<size_t>(level)].data());  // an input is only read
@@ -231,43 +290,86 @@ class GraphWindowEngine final : public WindowEngine {
                 view("added", cache + cached * sizes_.token_cache_floats(rows), {n, sizes_.depth, 2, R, H, e})});
   }
 
-  // logits (R, count, 2) become guided ones (count, 2) in place; odds: the log-odds of each bit.
-  static void guide(float* logits, int64_t count, int rows, const WindowParams& params, float* odds) {
-    if (rows == 2) {
+  // Logits (R, n, d, 2) -> the log-odds (faces, n, d) of each bit, after guidance.
+  Status guide(const void* state, void* workspace, int rows, int level, const WindowParams& params) const {
+    const int64_t count = int64_t{shape_.faces} * scales_.tokens(level) * sizes_.bits;
+    float* logits = arena_at<float>(workspace, logits_);
+    float* odds = arena_at<float>(workspace, odds_);
+    if (rows > shape_.faces) {
       const float c = params.cfg_scale;
       const float* unconditional = logits + 2 * count;
       for (int64_t i = 0; i < 2 * count; ++i) logits[i] = c * logits[i] + (1.0f - c) * unconditional[i];
     }
     for (int64_t i = 0; i < count; ++i) odds[i] = logits[2 * i + 1] - logits[2 * i];
+    return all_finite(odds, count) ? Status() : overflow(state);
   }
 
-  Status decode(void* workspace, float* motion) const {
-    const int64_t F = sizes_.window_frames;
-    UNILS_RETURN_IF_ERROR(run(PublishedConfig::kCodecDecode,
-                              {view("latent", arena_at<float>(workspace, latent_), {1, F, sizes_.bits})},
-                              {view("motion", motion, {1, F, sizes_.channels})}));
-    for (int64_t i = 0; i < motion_floats(); ++i) {
-      const int64_t channel = i % sizes_.channels;
-      motion[i] = motion[i] * std_[channel] + mean_[channel];
+  // The bits of a level's tokens, fixed or sampled, are added to the face's latent.
+  void choose(const void* state, void* workspace, int level, int face, int64_t shown,
+              const WindowParams& params) const {
+    const int64_t n = scales_.tokens(level), d = sizes_.bits;
+    const float* odds = arena_at<float>(workspace, odds_) + face * n * d;
+    float* latent = arena_at<float>(workspace, latents_) + face * latent_floats();
+    float* bits = arena_at<float>(workspace, bits_);
+    int64_t token = 0;
+    if (shown > 0) {
+      const float* z = arena_at<float>(workspace, z_) + face * latent_floats();
+      token = fix_tokens(scales_, level, shown, z, latent, d, bits);
     }
-    return Status();
+    for (; token < n; ++token) {
+      sample_bits(odds + token * d, static_cast<int>(d), params.temperature, params.top_p,
+                  params.seed + static_cast<uint64_t>(face), steps(state), static_cast<int>(scales_.begin(level) + token),
+                  bits + token * d);
+    }
+    scales_.add(bits, level, latent);
+  }
+
+  // The new frames of the decoded window (faces, F, D), in the rig's units, joined to the last one shown.
+  void hand_over(const void* state, const void* workspace, int64_t shown, float* motion) const {
+    const int64_t D = sizes_.channels;
+    for (int face = 0; face < shape_.faces; ++face) {
+      const float* decoded = arena_at<float>(workspace, motion_) + face * motion_floats();
+      const float* last = shown_last(state, face, 1);
+      for (int64_t channel = 0; channel < D; ++channel) {
+        const auto value = [&](int64_t frame) { return decoded[frame * D + channel] * std_[channel] + mean_[channel]; };
+        float offset = shown > 0 ? last[channel] - value(shown - 1) : 0.0f;
+        for (int64_t i = 0; i < shape_.hop_frames; ++i) {
+          offset *= kSeamDecay;
+          motion[(i * shape_.faces + face) * D + channel] = value(shown + i) + offset;
+        }
+      }
+    }
+  }
+
+  // Remembers the frames (h, faces, D) of a step that has succeeded.
+  void show(void* state, const float* motion) const {
+    const int64_t D = sizes_.channels, h = shape_.hop_frames, kept = 2 * sizes_.window_frames - h;
+    for (int face = 0; face < shape_.faces; ++face) {
+      float* shown = arena_at<float>(state, shown_) + face * 2 * motion_floats();
+      std::copy(shown + h * D, shown + (h + kept) * D, shown);
+      for (int64_t i = 0; i < h; ++i) std::copy_n(motion + (i * shape_.faces + face) * D, D, shown + (kept + i) * D);
+    }
+    ++arena_at<Header>(state, header_)->steps;
   }
 
   std::shared_ptr<const Model> model_;
   const PublishedConfig& sizes_;
+  WindowShape shape_;
   MultiScale scales_;
   const float *silence_, *mean_, *std_, *rest_latent_;
-  std::vector<std::vector<float>> tables_;  // by level: cosines (n, e/2), then sines
+  std::vector<std::vector<float>> tables_;  // of each level, (2, n, e / 2): cosines, then sines
 
   ArenaLayout state_, scratch_;
-  size_t header_, previous_, style_;
-  size_t waveform_, features_, prefix_latents_, audio_, cache_, inputs_, logits_, odds_, bits_, latent_, motion_;
+  size_t header_, shown_, styles_;
+  size_t waveforms_, heard_, features_, prefix_latents_, audio_, cache_, inputs_, logits_, odds_, bits_, z_, latents_,
+      motion_;
 };
 
 }  // namespace
 
-Status WindowEngine::create(std::shared_ptr<const Model> model, std::unique_ptr<WindowEngine>* engine) {
-  engine->reset(new (std::nothrow) GraphWindowEngine(std::move(model)));
+Status WindowEngine::create(std::shared_ptr<const Model> model, const WindowShape& shape,
+                            std::unique_ptr<WindowEngine>* engine) {
+  engine->reset(new (std::nothrow) GraphWindowEngine(std::move(model), shape));
   return *engine != nullptr ? Status() : error(UNILS_ERROR_OUT_OF_MEMORY, "there is not enough memory for a session");
 }
 

@@ -11,7 +11,7 @@ namespace {
 constexpr int kMaxWidth = 4096;
 constexpr int kMaxDepth = 64;
 // What a session holds between the graphs of one window is bounded before anything is allocated.
-constexpr int64_t kMaxCacheFloats = int64_t{1} << 26;
+constexpr int64_t kMaxCacheFloats = int64_t{1} << 27;
 
 Status parse_scales(const JsonSection& codec, PublishedConfig* config) {
   const std::vector<Json>* scales = nullptr;
@@ -62,8 +62,8 @@ Status PublishedConfig::parse(const JsonSection& root, int channels, PublishedCo
   config->contexts = cross_attention == "mixed" ? 1 : 2;
 
   const int64_t positions = config->prefix() + config->tokens();
-  if (positions * config->token_cache_floats(2) > kMaxCacheFloats ||
-      config->audio_cache_floats(2) > kMaxCacheFloats) {
+  if (positions * config->token_cache_floats(PublishedConfig::kMaxRows) > kMaxCacheFloats ||
+      config->audio_cache_floats(PublishedConfig::kMaxRows) > kMaxCacheFloats) {
     return error(UNILS_ERROR_BUNDLE,
                  "model.json: the sizes of the generator ask for more than %lld values of cache a session",
                  static_cast<long long>(kMaxCacheFloats));

@@ -15,6 +15,7 @@ struct PublishedConfig {
   static constexpr const char* kGraphs[kGraphCount] = {"audio_encoder", "prefill", "step", "codec_encode",
                                                        "codec_decode"};
   static constexpr int kMaxWindowFrames = 400;
+  static constexpr int kMaxRows = 4;  // of a batch: two faces, with guidance
 
   int channels = 0;       // D
   int window_frames = 0;  // F; style and previous window have as many
@@ -25,12 +26,13 @@ struct PublishedConfig {
   int contexts = 0;                         // C: 2, or 1 where one cross-attention hears both tracks
 
   int tokens() const;  // N, of all scales
+  int look_ahead_max() const { return window_frames / 2; }  // in rolling mode
   int prefix() const { return 2 * window_frames; }
   int head_width() const { return width / heads; }
   int context_rows() const { return contexts == 1 ? 2 * audio_rows : audio_rows; }
 
   // Floats of one token's keys and values, (K, 2, rows, heads, head_width), and of all audio's, (K, C, 2, rows, heads,
-  // context_rows, head_width); rows: 2 with guidance, else 1.
+  // context_rows, head_width); rows: one a face, and another with guidance.
   int64_t token_cache_floats(int rows) const { return int64_t{2} * depth * rows * width; }
   int64_t audio_cache_floats(int rows) const { return int64_t{2} * depth * contexts * rows * context_rows() * width; }
 

@@ -7,13 +7,9 @@ namespace unils {
 
 Status FrameMaker::create(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
                           ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker) {
-  if (spec->window_engine != nullptr) {
-    UNILS_RETURN_IF_ERROR(WindowMaker::check(*spec, options));
-    *maker = std::make_unique<WindowMaker>(spec, options, state, scratch);
-  } else {
-    UNILS_RETURN_IF_ERROR(StreamMaker::check(*spec));
-    *maker = std::make_unique<StreamMaker>(spec, options, state, scratch);
-  }
+  if (spec->published != nullptr) return WindowMaker::create(spec, options, state, scratch, maker);
+  UNILS_RETURN_IF_ERROR(StreamMaker::check(*spec, options));
+  *maker = std::make_unique<StreamMaker>(spec, options, state, scratch);
   return Status();
 }
 

@@ -23,10 +23,11 @@ class FrameMaker {
 
   // The memory laid out above, once, before anything else.
   virtual void bind(void* state, void* scratch) = 0;
-  // Frame 0. style: motion (options.style_frames, D); the state is zeroed.
-  virtual Status start_over(const float* style) = 0;
-  // Makes frames [frame, frame + spec.window_frames) into motion (window_frames, D), not yet clamped, and consumes the
-  // audio that no later frame needs. Audio that is not there is silence. When it fails, it can be called again.
+  // Frame 0. styles: motion (options.style_frames, D) of each face, or NULL; the state is zeroed.
+  virtual Status start_over(const float* const* styles) = 0;
+  // Makes frames [frame, frame + n) into motion (n, faces, D), not yet clamped, with n the spec's block_frames(), and
+  // consumes the audio that no later frame needs. Audio that is not there is silence. When it fails, it can be called
+  // again.
   virtual Status make(int64_t frame, Tracks* tracks, float* motion) = 0;
   // Forgets what was heard of a track from `frame`, the next to be made, on.
   virtual Status forget(unils_track track, int64_t frame, Tracks* tracks) = 0;

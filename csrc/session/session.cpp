@@ -35,23 +35,34 @@ class Pulling {
 }  // namespace
 
 Session::Layout::Layout(const SessionSpec& spec, const unils_session_options& options) {
-  const size_t channels = spec.channels.size();
+  const int block_frames = spec.block_frames(options);
+  const size_t frame_values = static_cast<size_t>(options.faces) * spec.channels.size();
   for (const unils_track track : kTracks) {
     rings[track] = state.add<float>(AudioRing::kCapacity);
     tables[track] = scratch.add<float>(Resampler::kTableFloats);
   }
-  const size_t queued = FrameQueue::capacity(spec.window_frames, options.smoothing != 0);
-  queue = state.add<float>(queued * channels);
+  const size_t queued = FrameQueue::capacity(block_frames, options.smoothing != 0);
+  queue = state.add<float>(queued * frame_values);
   generations = state.add<int64_t>(queued);
   step_times = scratch.add<float>(StepTimes::kFloats);
-  style = scratch.add<float>(static_cast<size_t>(options.style_frames) * channels);
-  block = scratch.add<float>(static_cast<size_t>(spec.window_frames) * channels);
+  styles = scratch.add<float>(static_cast<size_t>(options.style_frames) * frame_values);
+  block = scratch.add<float>(static_cast<size_t>(block_frames) * frame_values);
 }
 
 Status Session::check(const SessionSpec& spec, const unils_session_options& options) {
   const auto refuse = [](const char* sentence) { return Status(UNILS_ERROR_INVALID_ARGUMENT, sentence); };
   if (int_of(options.clock) < UNILS_CLOCK_BOTH || int_of(options.clock) > UNILS_CLOCK_SELF) {
     return refuse("clock must be UNILS_CLOCK_BOTH, UNILS_CLOCK_OTHER or UNILS_CLOCK_SELF");
+  }
+  if (int_of(options.mode) < UNILS_MODE_WINDOWED || int_of(options.mode) > UNILS_MODE_ROLLING) {
+    return refuse("mode must be UNILS_MODE_WINDOWED or UNILS_MODE_ROLLING");
+  }
+  if (options.mode == UNILS_MODE_ROLLING && options.hop_frames < 1) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "hop_frames is %d; it is 1 to %d, the window of this model",
+                 options.hop_frames, spec.window_frames);
+  }
+  if (options.faces != 1 && options.faces != 2) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "faces is %d; a conversation has 1 or 2", options.faces);
   }
   if (options.look_ahead_self < 0 || options.look_ahead_self > spec.look_ahead_self_max) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "look_ahead_self is %d frames; this model takes 0 to %d",
@@ -71,18 +82,24 @@ Status Session::check(const SessionSpec& spec, const unils_session_options& opti
   if (options.smoothing != 0 && options.smoothing != 1) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "smoothing is %d; it can be 0 (off) or 1 (on)", options.smoothing);
   }
-  if ((options.style == nullptr) != (options.style_frames == 0)) {
+  if ((options.style == nullptr && options.style_other == nullptr) != (options.style_frames == 0)) {
     return refuse("style and style_frames go together: a pointer with its frames, or NULL with 0");
   }
-  if (options.style != nullptr) {
+  if (options.style_other != nullptr && options.faces != 2) {
+    return refuse("style_other is the style of a second face, and faces is 1");
+  }
+  if (options.style_frames != 0) {
     if (options.style_frames < kMinStyleFrames || options.style_frames > kMaxStyleFrames) {
       return error(UNILS_ERROR_INVALID_ARGUMENT, "style has %lld frames; give %lld to %lld (1 to 20 seconds)",
                    static_cast<long long>(options.style_frames), static_cast<long long>(kMinStyleFrames),
                    static_cast<long long>(kMaxStyleFrames));
     }
     const int64_t values = options.style_frames * static_cast<int64_t>(spec.channels.size());
-    if (!std::all_of(options.style, options.style + values, [](float value) { return std::isfinite(value); })) {
-      return refuse("style holds a number that is NaN or infinite");
+    for (const float* style : {options.style, options.style_other}) {
+      if (style == nullptr) continue;
+      if (!std::all_of(style, style + values, [](float value) { return std::isfinite(value); })) {
+        return refuse("style holds a number that is NaN or infinite");
+      }
     }
   }
   return Status();
@@ -112,22 +129,23 @@ Session::Session(const SessionSpec& spec, const unils_session_options& options, 
       rig_(spec.rig, spec.channels),
       clock_(options.clock, spec.hop_samples, options.look_ahead_self, options.look_ahead_other),
       options_(options),
+      styled_{options.style != nullptr, options.style_other != nullptr},
       hop_samples_(spec.hop_samples),
       frame_rate_(spec.frame_rate),
-      window_frames_(spec.window_frames),
+      block_frames_(spec.block_frames(options)),
       fingerprint_(spec.fingerprint),
       self_("self", state_.at<float>(layout.rings[UNILS_TRACK_SELF]),
             scratch_.at<float>(layout.tables[UNILS_TRACK_SELF])),
       other_("other", state_.at<float>(layout.rings[UNILS_TRACK_OTHER]),
              scratch_.at<float>(layout.tables[UNILS_TRACK_OTHER])),
-      queue_(state_.at<float>(layout.queue), state_.at<int64_t>(layout.generations), spec.window_frames,
-             static_cast<int>(spec.channels.size()), options.smoothing != 0),
+      queue_(state_.at<float>(layout.queue), state_.at<int64_t>(layout.generations), block_frames_, frame_values(),
+             options.smoothing != 0),
       step_times_(scratch_.at<float>(layout.step_times)) {
   tracks_.inputs[UNILS_TRACK_SELF] = &self_;
   tracks_.inputs[UNILS_TRACK_OTHER] = &other_;
-  const auto values = static_cast<size_t>(options.style_frames) * spec.channels.size();
-  std::copy_n(options.style, values, scratch_.at<float>(layout.style));
-  options_.style = nullptr;
+  if (styled_[0]) std::copy_n(options.style, style_values(), style(0));
+  if (styled_[1]) std::copy_n(options.style_other, style_values(), style(1));
+  options_.style = options_.style_other = nullptr;
   maker_->bind(state_.data(), scratch_.data());
 }
 
@@ -142,7 +160,8 @@ Status Session::start_over() {
   silent_own_frames_ = 0;
   finished_ = false;
   step_times_.reset();
-  return maker_->start_over(scratch_.at<float>(layout_.style));
+  const float* styles[2] = {styled_[0] ? style(0) : nullptr, styled_[1] ? style(1) : nullptr};
+  return maker_->start_over(styles);
 }
 
 Status Session::push_audio(int track, const void* samples, int format, int64_t count, int sample_rate,
@@ -170,7 +189,7 @@ Status Session::push_audio(int track, const void* samples, int format, int64_t c
 int64_t Session::frames_to_make() {
   const int64_t self = end(UNILS_TRACK_SELF);
   const int64_t other = end(UNILS_TRACK_OTHER);
-  const int64_t reached = clock_.frames_reached(self, other) / window_frames_ * window_frames_;
+  const int64_t reached = clock_.frames_reached(self, other) / block_frames_ * block_frames_;
   const int64_t frames = finished_ ? clock_.frames_in_all(self, other) : reached;
   return std::max<int64_t>(0, frames - queue_.end_index());
 }
@@ -188,7 +207,7 @@ Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_
   }
   const Pulling pulling(pulling_);
   UNILS_RETURN_IF_ERROR(pulling.status());
-  const int channels = rig_.channels();
+  const int values = frame_values();
   int64_t generation = 0;
   for (; *count < capacity; ++*count) {
     while (frames_leaving() == 0) {
@@ -201,9 +220,9 @@ Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_
     generation = queue_.front_generation();
     const int64_t i = *count;
     const int64_t index = queue_.front_index();
-    float* motion = frames.values + i * channels;
+    float* motion = frames.values + i * values;
     queue_.front(motion);
-    rig_.clamp(motion);
+    for (int face = 0; face < options_.faces; ++face) rig_.clamp(motion + face * rig_.channels());
     if (frames.index != nullptr) frames.index[i] = index;
     if (frames.pts_seconds != nullptr) frames.pts_seconds[i] = static_cast<double>(index) / frame_rate_;
     if (frames.generation != nullptr) frames.generation[i] = generation;
@@ -212,12 +231,12 @@ Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_
   return Status();
 }
 
-// The next frame, or the next window's; none that is made can leave.
+// The next block of frames; none that is made can leave.
 Status Session::make_frames() {
   const auto began = std::chrono::steady_clock::now();
   const int64_t frame = queue_.end_index();
-  // Only the last window of a finished session can be cut.
-  const int64_t count = std::min<int64_t>(window_frames_, frames_to_make());
+  // Only the last block of a finished session can be cut.
+  const int64_t count = std::min<int64_t>(block_frames_, frames_to_make());
   float* motion = scratch_.at<float>(layout_.block);
   UNILS_RETURN_IF_ERROR(maker_->make(frame, &tracks_, motion));
   for (int64_t i = 0; i < count; ++i) {
@@ -278,8 +297,12 @@ uint64_t Session::options_hash() const {
   add(options_.cfg_scale);
   add(options_.seed);
   add(options_.smoothing);
-  hash.add(scratch_.at<float>(layout_.style),
-           static_cast<size_t>(options_.style_frames) * static_cast<size_t>(rig_.channels()) * sizeof(float));
+  add(options_.mode);
+  add(block_frames_);
+  add(options_.faces);
+  add(styled_);
+  hash.add(scratch_.at<float>(layout_.styles),
+           static_cast<size_t>(options_.style_frames * frame_values()) * sizeof(float));
   return hash.value();
 }
 
@@ -378,14 +401,14 @@ Status Session::get_latency(unils_latency* latency) {
   latency->look_ahead_other_ms = hop_ms * options_.look_ahead_other;
   latency->resampler_self_ms = 1000.0 * self_.delay_seconds();
   latency->resampler_other_ms = 1000.0 * other_.delay_seconds();
-  latency->window_ms = hop_ms * window_frames_;
+  latency->block_ms = hop_ms * block_frames_;
   latency->smoothing_ms = smoothing() ? hop_ms * SavitzkyGolay::kDelay : 0.0;
   double track_ms = 0.0;  // of the later of the tracks that are waited for
   if (clock_.waits_for(UNILS_TRACK_SELF)) track_ms = latency->look_ahead_self_ms + latency->resampler_self_ms;
   if (clock_.waits_for(UNILS_TRACK_OTHER)) {
     track_ms = std::max(track_ms, latency->look_ahead_other_ms + latency->resampler_other_ms);
   }
-  latency->total_ms = latency->window_ms + track_ms + latency->smoothing_ms;
+  latency->total_ms = latency->block_ms + track_ms + latency->smoothing_ms;
   return Status();
 }
 

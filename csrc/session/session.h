@@ -50,7 +50,7 @@ class Session {
   struct Layout {
     ArenaLayout state, scratch;
     size_t rings[2], queue, generations;
-    size_t tables[2], step_times, style, block;
+    size_t tables[2], step_times, styles, block;
     Layout(const SessionSpec& spec, const unils_session_options& options);
   };
 
@@ -62,6 +62,9 @@ class Session {
   int look_ahead(unils_track track) const {
     return track == UNILS_TRACK_SELF ? options_.look_ahead_self : options_.look_ahead_other;
   }
+  int frame_values() const { return options_.faces * rig_.channels(); }
+  int64_t style_values() const { return options_.style_frames * rig_.channels(); }  // of one face
+  float* style(int face) { return scratch_.at<float>(layout_.styles) + face * style_values(); }
   int64_t end(unils_track track) { return tracks_.end(track, queue_.end_index() * hop_samples_); }
   unils_clock clock_mode() const { return options_.clock; }
   bool smoothing() const { return options_.smoothing != 0; }
@@ -76,10 +79,11 @@ class Session {
   Arena state_, scratch_;
   RigLayout rig_;
   TrackClock clock_;
-  unils_session_options options_;  // without the pointer to style
+  unils_session_options options_;  // without the pointers to styles
+  bool styled_[2];                 // which faces have one
   int hop_samples_;
   int frame_rate_;
-  int window_frames_;  // made at a time
+  int block_frames_;  // made at a time
   uint64_t fingerprint_;
 
   TrackInput self_, other_;

@@ -1,10 +1,15 @@
 #include "session/session_spec.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "audio/resampler.h"
 #include "features/framer.h"
 #include "model/model.h"
 
 namespace unils {
+
+constexpr int kDefaultHopFrames = 5;
 
 Status SessionSpec::from_model(std::shared_ptr<const Model> model, SessionSpec* spec) {
   const Config& config = model->config();
@@ -19,7 +24,9 @@ Status SessionSpec::from_model(std::shared_ptr<const Model> model, SessionSpec* 
   spec->fingerprint = model->fingerprint();
   if (config.family == "published") {
     spec->window_frames = config.published.window_frames;
-    return WindowEngine::create(std::move(model), &spec->window_engine);
+    spec->look_ahead_self_max = spec->look_ahead_other_max = config.published.look_ahead_max();
+    spec->published = std::move(model);
+    return Status();
   }
   spec->features.sample_rate = config.sample_rate;
   spec->features.window_samples = config.window_samples;
@@ -44,6 +51,8 @@ unils_session_options SessionSpec::default_options(const Model& model) {
   options.temperature = config.default_temperature;
   options.top_p = config.default_top_p;
   options.cfg_scale = config.default_cfg_scale;
+  options.hop_frames = config.family == "published" ? std::min(kDefaultHopFrames, config.published.window_frames) : 1;
+  options.faces = 1;
   return options;
 }
 

@@ -10,7 +10,15 @@ Track engine_track(unils_track track) { return track == UNILS_TRACK_SELF ? Track
 
 }  // namespace
 
-Status StreamMaker::check(const SessionSpec& spec) {
+Status StreamMaker::check(const SessionSpec& spec, const unils_session_options& options) {
+  if (options.mode != UNILS_MODE_WINDOWED) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT,
+                 "a model of family stream has no rolling mode: it makes every frame as its hop arrives");
+  }
+  if (options.faces != 1) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT,
+                 "a model of family stream has one face a session; make a second session with the tracks swapped");
+  }
   UNILS_RETURN_IF_ERROR(Framer::check(spec.features, spec.hop_samples));
   const Framer framer(spec.features, spec.hop_samples);
   const StepEngine& engine = *spec.engine;
@@ -43,10 +51,10 @@ StreamMaker::StreamMaker(SessionSpec* spec, const unils_session_options& options
   row_ = scratch->add<float>(static_cast<size_t>(framer_.row_values()));
 }
 
-Status StreamMaker::start_over(const float* style) {
+Status StreamMaker::start_over(const float* const* styles) {
   engine_->reset(engine_state());
-  if (style_frames_ == 0) return Status();
-  return engine_->set_style(engine_state(), workspace(), style, style_frames_);
+  if (styles[0] == nullptr) return Status();
+  return engine_->set_style(engine_state(), workspace(), styles[0], style_frames_);
 }
 
 Status StreamMaker::make(int64_t frame, Tracks* tracks, float* motion) {

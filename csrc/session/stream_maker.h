@@ -11,14 +11,14 @@ namespace unils {
 
 class StreamMaker final : public FrameMaker {
  public:
-  static Status check(const SessionSpec& spec);
+  static Status check(const SessionSpec& spec, const unils_session_options& options);
   StreamMaker(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state, ArenaLayout* scratch);
 
   void bind(void* state, void* scratch) override {
     state_ = state;
     scratch_ = scratch;
   }
-  Status start_over(const float* style) override;
+  Status start_over(const float* const* styles) override;
   Status make(int64_t frame, Tracks* tracks, float* motion) override;
   Status forget(unils_track track, int64_t frame, Tracks* tracks) override;
   bool plausible(int64_t frame, const Tracks& tracks) const override;

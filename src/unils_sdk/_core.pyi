@@ -26,6 +26,10 @@ class Session:
         seed: int,
         style: npt.NDArray[np.float32] | None,
         smoothing: bool,
+        mode: int,
+        hop_frames: int | None,
+        faces: int,
+        style_other: npt.NDArray[np.float32] | None,
     ) -> None: ...
     def push_audio(
         self, track: int, samples: npt.NDArray[np.int16] | npt.NDArray[np.float32], sample_rate: int

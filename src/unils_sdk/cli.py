@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("unils-demo"), metavar="DIR", help="folder for its files (%(default)s)"
     )
     demo.add_argument("--seed", type=int, default=0, help="another seed, another performance (%(default)s)")
+    _add_mode_options(demo)
     _add_model_options(demo)
     demo.add_argument("--quiet", action="store_true", help="no progress bar")
     demo.set_defaults(run=_demo)
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     animate.add_argument("--cfg-scale", type=float, metavar="C", help="strength of guidance; 1 switches it off")
     animate.add_argument("--style", type=Path, metavar="NPZ", help="motion of 1 to 20 s whose manner the face takes on")
     animate.add_argument("--smooth", action="store_true", help="smooth the motion, a cubic over 9 frames")
+    _add_mode_options(animate)
     animate.add_argument("--quiet", action="store_true", help="no progress bar, no notes")
     _add_model_options(animate)
     animate.set_defaults(run=_animate)
@@ -92,6 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--model", metavar="DIR", help="the bundle to try; the bundled model by default")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_mode_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mode",
+        choices=("windowed", "rolling"),
+        default="windowed",
+        help="family published: whole windows, or a few frames at a time (%(default)s)",
+    )
+    parser.add_argument("--hop-frames", type=int, metavar="N", help="frames at a time in rolling mode; 5 by default")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +144,14 @@ def _demo(options: argparse.Namespace) -> None:
 
     model = Model.load(options.model, options.backend, options.threads)
     suffixes = (".mp4", ".npz", ".json") if model.info.rig == "arkit" else (".npz", ".json")
-    figures = run_demo(options.out, seed=options.seed, model=model, progress=not options.quiet)
+    figures = run_demo(
+        options.out,
+        seed=options.seed,
+        model=model,
+        mode=options.mode,
+        hop_frames=options.hop_frames,
+        progress=not options.quiet,
+    )
     print_table(
         [
             (
@@ -173,6 +192,8 @@ def _animate(options: argparse.Namespace) -> None:
             seed=options.seed,
             style=io.read_npz(options.style) if options.style else None,
             smoothing=options.smooth,
+            mode=options.mode,
+            hop_frames=options.hop_frames,
             progress=progress,
         )
     for path in options.output:

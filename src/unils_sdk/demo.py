@@ -30,11 +30,14 @@ def run_demo(
     backend: str = "auto",
     progress: bool = True,
     model: Model | None = None,
+    mode: str = "windowed",
+    hop_frames: int | None = None,
 ) -> dict[str, Any]:
     """Let two faces hold the bundled conversation; write `demo.mp4`, `demo.npz` and `demo.json` into `out_dir`.
 
     Both voices arrive in pushes of 20 ms; each face hears its own as `self` and the other as `other`, and frames are
-    pulled as they become ready. `model` is the bundled one by default, on `backend`. Returns what `demo.json` holds:
+    pulled as they become ready. `model` is the bundled one by default, on `backend`; of family `published` one session
+    has both faces, in `mode` and with `hop_frames` as `Session` has them. Returns what `demo.json` holds:
 
     frames, seconds: of each face. channels: names of a frame's numbers.
     step_us: p50, p95 and p99 of the time of a pull that made a frame, of both faces, in microseconds.
@@ -50,11 +53,15 @@ def run_demo(
     folder = _make_folder(out_dir)
     model = model if model is not None else Model.load(None, backend)
     voices = [io.read_audio(CONVERSATION / f"{name}.flac") for name in "ab"]
-    faces = [_Face(Session(model, seed=2 * seed + index)) for index in range(2)]
+    if model.info.family == "published":
+        parts = [_Part(Session(model, seed=2 * seed, mode=mode, hop_frames=hop_frames, faces=2))]
+    else:
+        parts = [_Part(Session(model, seed=2 * seed + i, mode=mode, hop_frames=hop_frames)) for i in range(2)]
     with _progress_bar("talking", progress) as bar:
-        _converse(faces, voices, bar)
-    batches = [FrameBatch.concatenate(face.batches) for face in faces]
-    figures = _figures(model, faces, batches)
+        _converse(parts, voices, bar)
+    made = [FrameBatch.concatenate(part.batches) for part in parts]
+    batches = [face for batch in made for face in (batch, batch.other) if face is not None]
+    figures = _figures(model, parts, batches)
     _write_frames(folder / "demo.npz", batches)
     if model.info.rig == "arkit":
         with _progress_bar("filming", progress) as bar:
@@ -65,8 +72,8 @@ def run_demo(
 
 
 @dataclass
-class _Face:
-    """One session, and what it made in what time."""
+class _Part:
+    """One session, of one face or both, and what it made in what time."""
 
     session: Session
     batches: list[FrameBatch] = field(default_factory=list)
@@ -93,35 +100,35 @@ class _Face:
         self.batches.append(batch)
 
 
-def _converse(faces: list[_Face], voices: list[io.Audio], bar: Any) -> None:
+def _converse(parts: list[_Part], voices: list[io.Audio], bar: Any) -> None:
     step = round(_PUSH_SECONDS * voices[0].sample_rate)
     length = len(voices[0].samples)
     bar.total = length // step
     for begin in range(0, length, step):
-        for index, face in enumerate(faces):
-            face.hear(voices[index], voices[1 - index], begin, begin + step)
+        for index, part in enumerate(parts):
+            part.hear(voices[index], voices[1 - index], begin, begin + step)
         bar.update(1)
-    for face in faces:
-        face.session.finish()
-        while face.session.frames_ready:
-            face.pull(time.perf_counter())
+    for part in parts:
+        part.session.finish()
+        while part.session.frames_ready:
+            part.pull(time.perf_counter())
 
 
-def _figures(model: Model, faces: list[_Face], batches: list[FrameBatch]) -> dict[str, Any]:
+def _figures(model: Model, parts: list[_Part], batches: list[FrameBatch]) -> dict[str, Any]:
     frames, info = len(batches[0]), model.info
     seconds = frames / info.frame_rate
-    pulls = np.concatenate([face.pull_seconds for face in faces]) * 1e6
+    pulls = np.concatenate([part.pull_seconds for part in parts]) * 1e6
     return {
         "frames": frames,
         "seconds": seconds,
         "channels": list(info.channels),
         "step_us": {f"p{p}": round(float(np.percentile(pulls, p)), 1) for p in (50, 95, 99)},
-        "first_frame_ms": round(1e3 * faces[0].first_frame_seconds, 3),
-        "real_time_factor": round(sum(face.engine_seconds for face in faces) / seconds, 5),
-        "latency_ms": faces[0].session.latency.total_ms,
+        "first_frame_ms": round(1e3 * parts[0].first_frame_seconds, 3),
+        "real_time_factor": round(sum(part.engine_seconds for part in parts) / seconds, 5),
+        "latency_ms": parts[0].session.latency.total_ms,
         "backend": info.backend,
         "backend_detail": info.backend_detail,
-        "faces": len(faces),
+        "faces": len(batches),
     }
 
 

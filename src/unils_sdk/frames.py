@@ -89,6 +89,8 @@ class FrameBatch(_RigFields):
     generation: int
     """How often the session had been interrupted when these frames were made; all of one pull are of one generation."""
     rig: str
+    other: FrameBatch | None = None
+    """The other person's face in the same frames, of a session with two."""
 
     def __repr__(self) -> str:
         span = f" {self.index[0]}..{self.index[-1]}" if len(self) else ""
@@ -107,7 +109,13 @@ class FrameBatch(_RigFields):
     def __getitem__(self, key: slice) -> FrameBatch: ...
     def __getitem__(self, key: int | slice) -> Frame | FrameBatch:
         if isinstance(key, slice):
-            return replace(self, values=self.values[key], index=self.index[key], pts_seconds=self.pts_seconds[key])
+            return replace(
+                self,
+                values=self.values[key],
+                index=self.index[key],
+                pts_seconds=self.pts_seconds[key],
+                other=None if self.other is None else self.other[key],
+            )
         return Frame(
             values=self.values[key],
             channels=self.channels,
@@ -124,6 +132,9 @@ class FrameBatch(_RigFields):
             raise InvalidArgumentError("there is no batch to concatenate; pass at least one, which may be empty")
         if any(batch.channels != batches[0].channels for batch in batches):
             raise InvalidArgumentError("the batches have different channels; concatenate frames of one rig only")
+        others = [batch.other for batch in batches if batch.other is not None]
+        if len(others) not in (0, len(batches)):
+            raise InvalidArgumentError("some of the batches have a second face and some have not")
         return FrameBatch(
             values=np.concatenate([batch.values for batch in batches]),
             channels=batches[0].channels,
@@ -131,4 +142,5 @@ class FrameBatch(_RigFields):
             pts_seconds=np.concatenate([batch.pts_seconds for batch in batches]),
             generation=batches[-1].generation,
             rig=batches[0].rig,
+            other=FrameBatch.concatenate(others) if others else None,
         )

@@ -53,7 +53,7 @@ class ModelInfo:
     weight_bytes: int
     """Bytes that one step reads; family `published`: the size of its graphs."""
     window_frames: int
-    """Frames made at a time: 1, or a window of 100 that waits for all of its audio."""
+    """Of the model's own windows, which are made at a time unless a session is rolling: 1 or 100."""
     licence: str
     provenance: Mapping[str, Any]
     """Where the weights come from, as the bundle tells it."""

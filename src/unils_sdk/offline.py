@@ -65,6 +65,10 @@ def animate(
     seed: int = 0,
     style: npt.ArrayLike | FrameBatch | None = None,
     smoothing: bool = False,
+    mode: str = "windowed",
+    hop_frames: int | None = None,
+    faces: int = 1,
+    style_other: npt.ArrayLike | FrameBatch | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FrameBatch:
     """The face of `self` over a whole recording: the same frames as a `Session` makes while it is being spoken.
@@ -91,6 +95,10 @@ def animate(
         seed=seed,
         style=style,
         smoothing=smoothing,
+        mode=mode,
+        hop_frames=hop_frames,
+        faces=faces,
+        style_other=style_other,
     )
     seconds = max(track.seconds for track in tracks)
     info = session.model.info

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import SupportsFloat, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ Samples: TypeAlias = Mono | bytes | bytearray | memoryview
 
 TRACKS = ("self", "other")
 CLOCKS = ("both", "other", "self")
+MODES = ("windowed", "rolling")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Latency:
     resampler_self_ms: float
     """0 until the first push fixes the track's rate, and at 16 kHz."""
     resampler_other_ms: float
-    window_ms: float
-    """Frames are made this much audio at a time: one hop, or 4000 in family `published`."""
+    block_ms: float
+    """Frames are made this much audio at a time: one hop; in family `published` 4000, or `hop_frames` hops in rolling
+    mode."""
     smoothing_ms: float
     """160 with smoothing, whose frame t waits for frame t + 4; else 0."""
     total_ms: float
@@ -71,7 +73,8 @@ class Session:
         missing is silence, and own audio pushed early waits for its turn. `self`: speaking only; the other track is
         silence and refuses audio.
     look_ahead: frames of future that a frame may see, per track, `{"self": 1, "other": 0}` say; a track that is not
-        named keeps the model's default. Each is a delay of 40 ms on its track.
+        named keeps the model's default. Each is a delay of 40 ms on its track. Family `published` takes it in rolling
+        mode only.
     sample_rate: rate of pushes that do not name their own, 8000 to 96000 Hz.
     temperature: 0 is greedy. top_p: in (0, 1]. cfg_scale: strength of guidance by audio and style; 1 switches it off.
         None is the model's default.
@@ -81,6 +84,12 @@ class Session:
     smoothing: each frame becomes its value on the least-squares cubic of the 9 frames around it (Savitzky and Golay,
         1964), as `scipy.signal.savgol_filter(clip, 9, 3, axis=0)` does to a whole clip. Frame t leaves when frame t + 4
         is made, so it costs 160 ms; the first four leave with frame 8, the last four after `finish()`.
+    mode: `windowed` or `rolling`, for family `published`: the model's own windows of 100 frames, or `hop_frames` new
+        frames at a time, in windows that begin with those shown before. A step costs what a window costs.
+    hop_frames: frames of a step in rolling mode, 1 to the window less the longer look-ahead; 5 by default.
+    faces: 2 (family `published`) makes the other person's face too, as a session of its own would with the tracks
+        swapped and `seed + 1`, and costs less than two: `FrameBatch.other` has it.
+    style_other: of the other face, as `style`; of two clips the shorter one decides how many frames count.
 
     One thread per track may push while one thread does everything else. Whatever else runs concurrently is refused with
     `BusyError`. The GIL is released while native code runs.
@@ -101,17 +110,35 @@ class Session:
         seed: int = 0,
         style: npt.ArrayLike | FrameBatch | None = None,
         smoothing: bool = False,
+        mode: str = "windowed",
+        hop_frames: int | None = None,
+        faces: int = 1,
+        style_other: npt.ArrayLike | FrameBatch | None = None,
     ) -> None:
         if not isinstance(model, Model):
             raise InvalidTypeError(f"model must be a Model, made by Model.load(), not {type(model).__name__}")
         if clock not in CLOCKS:
             raise InvalidArgumentError(f"clock must be 'both', 'other' or 'self', not {clock!r}")
+        if mode not in MODES:
+            raise InvalidArgumentError(f"mode must be 'windowed' or 'rolling', not {mode!r}")
+        if hop_frames is not None:
+            if mode != "rolling":
+                raise InvalidArgumentError("hop_frames belongs to mode='rolling'; the model's own windows are not cut")
+            hop_frames = _integer("hop_frames", hop_frames)
+            if model.info.family == "published" and not 1 <= hop_frames <= model.info.window_frames:
+                raise InvalidArgumentError(
+                    f"hop_frames must be 1 to {model.info.window_frames}, the window of this model, not {hop_frames}"
+                )
+        faces = _integer("faces", faces)
+        if faces not in (1, 2):
+            raise InvalidArgumentError(f"faces must be 1 or 2, not {faces}")
         seed = _integer("seed", seed)
         if not 0 <= seed < 2**64:
             raise InvalidArgumentError(f"seed must be 0 to 2**64 - 1, not {seed}")
         if not isinstance(smoothing, (bool, np.bool_)):
             raise InvalidTypeError(f"smoothing must be True or False, not {type(smoothing).__name__}")
         ahead = _look_ahead(model, look_ahead)
+        own_style, other_style = _styles(model, style, style_other)
         self._model = model
         self._sample_rate = check_sample_rate(sample_rate)
         self._generation = 0
@@ -124,8 +151,12 @@ class Session:
             _number("top_p", top_p),
             _number("cfg_scale", cfg_scale),
             seed,
-            None if style is None else _style(model, style),
+            own_style,
             bool(smoothing),
+            MODES.index(mode),
+            hop_frames,
+            faces,
+            other_style,
         )
 
     @property
@@ -163,7 +194,11 @@ class Session:
         if len(generation):
             self._generation = int(generation[-1])
         info = self._model.info
-        return FrameBatch(values, info.channels, index, pts_seconds, self._generation, info.rig)
+        own, *others = (
+            FrameBatch(np.ascontiguousarray(face), info.channels, index, pts_seconds, self._generation, info.rig)
+            for face in values.swapaxes(0, 1)
+        )
+        return replace(own, other=others[0]) if others else own
 
     @property
     def frames_ready(self) -> int:
@@ -247,6 +282,12 @@ def _look_ahead(model: Model, look_ahead: Mapping[str, int] | None) -> dict[str,
             raise InvalidArgumentError(f"look_ahead[{track!r}] must be {least} to {most} frames, not {count}")
         chosen[track] = count
     return chosen
+
+
+def _styles(model: Model, *styles: npt.ArrayLike | FrameBatch | None) -> Iterator[npt.NDArray[np.float32] | None]:
+    clips = [None if style is None else _style(model, style) for style in styles]
+    frames = min((len(clip) for clip in clips if clip is not None), default=0)
+    return (None if clip is None else clip[:frames] for clip in clips)
 
 
 def _style(model: Model, style: npt.ArrayLike | FrameBatch) -> npt.NDArray[np.float32]:

@@ -122,6 +122,7 @@ inline unils_session_options fake_options(unils_clock clock = UNILS_CLOCK_BOTH, 
   options.temperature = 1.0f;
   options.top_p = 0.97f;
   options.cfg_scale = 1.5f;
+  options.faces = 1;
   return options;
 }
 

@@ -51,7 +51,7 @@ using namespace unils;
 // Every call of a session's life but the first and the last.
 void live(unils_session* session, const Samples& audio, std::vector<float>* values, std::vector<char>* state) {
   const unils_frames out = {values->data(), nullptr, nullptr, nullptr};
-  const auto capacity = static_cast<int64_t>(values->size()) / 55;
+  const auto capacity = static_cast<int64_t>(values->size()) / (2 * 55);
   int64_t taken = 0, count = 0, generation = 0, frames = 0;
   const int rates[2] = {44100, 48000};
   for (int64_t at = 0; at + 960 <= static_cast<int64_t>(audio.size()); at += 960) {
@@ -78,7 +78,8 @@ void live(unils_session* session, const Samples& audio, std::vector<float>* valu
   CHECK(unils_session_reset(session) == UNILS_OK);
 }
 
-void test_nothing_allocates_after_a_session_is_made(const std::string& bundle, const unils_graph_runner* runner) {
+void test_nothing_allocates_after_a_session_is_made(const std::string& bundle, const unils_graph_runner* runner,
+                                                    unils_mode mode = UNILS_MODE_WINDOWED, int faces = 1) {
   unils_model_options model_options = {};
   model_options.struct_size = sizeof model_options;
   model_options.threads = 1;
@@ -91,12 +92,14 @@ void test_nothing_allocates_after_a_session_is_made(const std::string& bundle, c
   options.style = style.data();
   options.style_frames = 100;
   options.smoothing = 1;
+  options.mode = mode;
+  options.faces = faces;
   const int64_t before = allocations;
   unils_session* session = nullptr;
   CHECK(unils_session_create(model, &options, &session) == UNILS_OK);
   CHECK(allocations > before);  // the counter counts
   const Samples audio = speech_like(100000, 1);
-  std::vector<float> values(100 * 55);
+  std::vector<float> values(100 * 2 * 55);
   std::vector<char> state(unils_session_snapshot_bytes(session));
   const int64_t made = allocations;
   live(session, audio, &values, &state);
@@ -116,6 +119,8 @@ int main() {
   PublishedBundle().write(folder / "published");
   const FakeRunner runner;
   test_nothing_allocates_after_a_session_is_made(folder / "published", &runner.table);
+  test_nothing_allocates_after_a_session_is_made(folder / "published", &runner.table, UNILS_MODE_ROLLING);
+  test_nothing_allocates_after_a_session_is_made(folder / "published", &runner.table, UNILS_MODE_ROLLING, 2);
   CHECK(runner.shapes_fit);
   return check::result();
 }

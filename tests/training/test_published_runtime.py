@@ -410,7 +410,7 @@ def drain(session: unils.Session) -> Floats:
 
 def test_frames_come_a_window_at_a_time_and_latency_says_so(loaded: unils.Model) -> None:
     session = unils.Session(loaded)
-    assert (session.latency.hop_ms, session.latency.window_ms, session.latency.total_ms) == (40, 4000, 4000)
+    assert (session.latency.hop_ms, session.latency.block_ms, session.latency.total_ms) == (40, 4000, 4000)
     own, other = voices(8)
     push(session, own[: 64000 - 1], other)
     assert session.frames_ready == 0
@@ -486,8 +486,8 @@ def test_clock_self_hears_silence_on_the_other_track(loaded: unils.Model) -> Non
 
 
 def test_look_ahead_is_refused_because_a_window_has_it_inside(loaded: unils.Model) -> None:
-    assert loaded.info.look_ahead == {"self": (0, 0), "other": (0, 0)}
-    with pytest.raises(unils.InvalidArgumentError, match="look_ahead"):
+    assert loaded.info.look_ahead == {"self": (0, 50), "other": (0, 50)}
+    with pytest.raises(unils.InvalidArgumentError, match="0 unless the mode is rolling"):
         unils.Session(loaded, look_ahead={"self": 1})
 
 

@@ -133,14 +133,20 @@ typedef struct unils_model_info {
   int32_t default_look_ahead_self, default_look_ahead_other;
   int64_t parameters;
   int64_t weight_bytes; /* what one step reads; family "published": the size of its graphs */
-  int32_t window_frames; /* frames made at a time: 1, or a window of 100 that waits for all of its audio */
+  int32_t window_frames; /* of the model's own windows, which are made at a time unless the mode is ROLLING: 1 or 100 */
 } unils_model_info;
+
+/* How family "published" cuts time. Family "stream" makes every frame as its hop arrives: WINDOWED with a window of one.
+ * WINDOWED: the model's own windows, of window_frames new frames each.
+ * ROLLING : hop_frames new frames at a time, in windows that begin with frames that were shown before. A step costs what
+ *           a window costs. */
+typedef enum unils_mode { UNILS_MODE_WINDOWED = 0, UNILS_MODE_ROLLING = 1 } unils_mode;
 
 typedef struct unils_session_options {
   size_t struct_size;
   unils_clock clock;
-  int32_t look_ahead_self;  /* frames, 0..look_ahead_self_max */
-  int32_t look_ahead_other; /* frames, 0..look_ahead_other_max */
+  int32_t look_ahead_self;  /* frames, 0..look_ahead_self_max; "published" WINDOWED: 0 */
+  int32_t look_ahead_other; /* frames, 0..look_ahead_other_max; as above */
   float temperature;        /* >= 0; 0 is greedy */
   float top_p;              /* (0, 1] */
   float cfg_scale;          /* >= 0; 1 switches guidance off */
@@ -148,11 +154,17 @@ typedef struct unils_session_options {
   const float* style;       /* motion (style_frames, D), copied; NULL for none */
   int64_t style_frames;
   int32_t smoothing; /* 0 or 1: each frame is its value on the least-squares cubic of the 9 frames around it */
+  unils_mode mode;
+  int32_t hop_frames;       /* ROLLING: 1..window_frames less the longer look-ahead; 5 by default */
+  /* 1, or 2 in family "published": the face of `self`, then that of `other`, who hears the tracks the other way round and
+   * has the seed that is one higher. */
+  int32_t faces;
+  const float* style_other; /* of the second face, (style_frames, D), copied; NULL for none */
 } unils_session_options;
 
 /* Where pull writes. values is required; the others may be NULL. */
 typedef struct unils_frames {
-  float* values;       /* (capacity, D) */
+  float* values;       /* (capacity, faces, D) */
   int64_t* index;      /* (capacity): frame t covers samples [640 t, 640 (t+1)) at 16 kHz */
   double* pts_seconds; /* (capacity): t / 25 */
   int64_t* generation; /* (capacity) */
@@ -164,13 +176,13 @@ typedef struct unils_latency {
   double hop_ms;              /* 40: a frame needs the whole hop it covers */
   double look_ahead_self_ms, look_ahead_other_ms;
   double resampler_self_ms, resampler_other_ms; /* <= 2.6; 0 until the first push fixes the rate, and at 16 kHz */
-  /* hop_ms x unils_model_info.window_frames: frames are made this much audio at a time. hop_ms in family "stream", 4000
-   * in "published", where the first frame of a window waits for the last hop of it. */
-  double window_ms;
+  /* Frames are made this much audio at a time, and the first of a block waits for its last hop: hop_ms in family
+   * "stream"; in "published" 4000 WINDOWED, hop_ms x hop_frames ROLLING. */
+  double block_ms;
   /* 160 with smoothing, else 0: frame t leaves when frame t + 4 is made. The first four wait for frame 8, the last four
    * for finish; fewer than 9 frames in all leave as they are, at finish. */
   double smoothing_ms;
-  /* From the first sample of a hop to its frame, when audio comes live: window + smoothing + look-ahead + resampler of
+  /* From the first sample of a hop to its frame, when audio comes live: block + smoothing + look-ahead + resampler of
    * the track that the clock waits for; under BOTH, of the later of the two. (Own audio pushed look_ahead_self ahead of
    * its time, as text-to-speech is, adds nothing: then look-ahead and resampler are those of the other track.) */
   double total_ms;
@@ -179,7 +191,7 @@ typedef struct unils_latency {
 typedef struct unils_stats {
   size_t struct_size;
   int64_t frames; /* made since creation or reset; smoothing holds the last of them until finish */
-  /* Compute per frame, features included, over the last 4096; a window's is shared out among its frames. */
+  /* Compute per frame, features included, over the last 4096; a block's is shared out among its frames. */
   double step_p50_us, step_p95_us, step_p99_us;
   int64_t samples_self, samples_other;          /* taken since creation or reset, at 16 kHz */
   int64_t skew_samples;        /* end of own audio minus end of the other's on the time line, at 16 kHz; 0 under SELF */
@@ -230,7 +242,7 @@ UNILS_API unils_status unils_session_pull_frames(unils_session* session, const u
 UNILS_API unils_status unils_session_frames_ready(const unils_session* session, int64_t* count);
 /* Barge-in: own audio from the next frame to be made on is forgotten, also what look-ahead had already heard; the other
  * track and the face go on. Raises the generation of the frames made from now on (*generation, may be NULL); those that
- * are made but not pulled yet, of a window or held by smoothing, keep the one before. Own audio pushed next starts at the
+ * are made but not pulled yet, of a block or held by smoothing, keep the one before. Own audio pushed next starts at the
  * next frame to be made; under BOTH and SELF go on pushing it (or silence), or no frame can be made. */
 UNILS_API unils_status unils_session_interrupt(unils_session* session, int64_t* generation);
 /* No more audio: what is missing of the last hop, of look-ahead and of the shorter track is silence, and the longer
