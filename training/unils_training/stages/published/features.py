@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unils_training.data.features import FeatureCache
+from unils_training.models.published.audio_encoder import SILENCE
 from unils_training.models.published.model import HOP_SAMPLES, PublishedModel
 
 BATCH = 8
@@ -33,7 +34,7 @@ def gather_audio(cache: FeatureCache, track: str, begins: npt.NDArray[np.int64],
 class GridFeatures:
     """A frozen encoder's features of every window that begins at a multiple of `grid` frames, float16 on disk.
 
-    They lie in the cache's folder under a digest of the encoder's weights and the grid, and are made where missing.
+    They lie in the cache's folder under a digest of the encoder's weights, what it hears as silence and the grid, and are made where missing.
     """
 
     def __init__(self, model: PublishedModel, cache: FeatureCache, grid: int) -> None:
@@ -42,7 +43,7 @@ class GridFeatures:
         room = np.maximum(np.diff(cache.offsets) - frames, -1)
         counts = np.where(room >= 0, room // grid + 1, 0)
         self.first = np.concatenate(([0], np.cumsum(counts)))
-        digest = hashlib.sha256(f"{grid} {frames}".encode())
+        digest = hashlib.sha256(f"{grid} {frames} {SILENCE}".encode())
         for parameter in model.audio_encoder.parameters():
             digest.update(parameter.detach().cpu().numpy().tobytes())
         self.arrays = {}
