@@ -34,8 +34,8 @@ def gather_audio(cache: FeatureCache, track: str, begins: npt.NDArray[np.int64],
 class GridFeatures:
     """A frozen encoder's features of every window that begins at a multiple of `grid` frames, float16 on disk.
 
-    They lie in the cache's folder under a digest of the encoder's weights, what it hears as silence and the grid, and are
-    made where missing.
+    They lie in the cache's folder under a digest of the encoder's weights, what it hears as silence and the grid, and
+    are made where missing.
     """
 
     def __init__(self, model: PublishedModel, cache: FeatureCache, grid: int) -> None:
