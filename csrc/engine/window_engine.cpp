@@ -317,9 +317,9 @@ class GraphWindowEngine final : public WindowEngine {
       token = fix_tokens(scales_, level, shown, z, latent, d, bits);
     }
     for (; token < n; ++token) {
+      const auto number = static_cast<int>(scales_.begin(level) + token);
       sample_bits(odds + token * d, static_cast<int>(d), params.temperature, params.top_p,
-                  params.seed + static_cast<uint64_t>(face), steps(state), static_cast<int>(scales_.begin(level) + token),
-                  bits + token * d);
+                  params.seed + static_cast<uint64_t>(face), steps(state), number, bits + token * d);
     }
     scales_.add(bits, level, latent);
   }

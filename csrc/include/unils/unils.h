@@ -136,10 +136,10 @@ typedef struct unils_model_info {
   int32_t window_frames; /* of the model's own windows, which are made at a time unless the mode is ROLLING: 1 or 100 */
 } unils_model_info;
 
-/* How family "published" cuts time. Family "stream" makes every frame as its hop arrives: WINDOWED with a window of one.
+/* How family "published" cuts time. Family "stream" makes every frame as its hop arrives, and is WINDOWED.
  * WINDOWED: the model's own windows, of window_frames new frames each.
- * ROLLING : hop_frames new frames at a time, in windows that begin with frames that were shown before. A step costs what
- *           a window costs. */
+ * ROLLING : hop_frames new frames at a time, in windows that begin with frames that were shown before. A step costs
+ *           what a window costs. */
 typedef enum unils_mode { UNILS_MODE_WINDOWED = 0, UNILS_MODE_ROLLING = 1 } unils_mode;
 
 typedef struct unils_session_options {
@@ -156,8 +156,8 @@ typedef struct unils_session_options {
   int32_t smoothing; /* 0 or 1: each frame is its value on the least-squares cubic of the 9 frames around it */
   unils_mode mode;
   int32_t hop_frames;       /* ROLLING: 1..window_frames less the longer look-ahead; 5 by default */
-  /* 1, or 2 in family "published": the face of `self`, then that of `other`, who hears the tracks the other way round and
-   * has the seed that is one higher. */
+  /* 1, or 2 in family "published": the face of `self`, then that of `other`, who hears the tracks the other way round
+   * and has the seed that is one higher. */
   int32_t faces;
   const float* style_other; /* of the second face, (style_frames, D), copied; NULL for none */
 } unils_session_options;
