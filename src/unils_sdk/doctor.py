@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from unils_sdk import _core
 from unils_sdk.bench import machine
 from unils_sdk.errors import UnilsError
-from unils_sdk.graph_runner import OnnxRunner
+from unils_sdk.graph_runner import OnnxRunner, available_devices
 from unils_sdk.model import BUNDLED_MODEL, Model
 from unils_sdk.session import Session
 
@@ -46,10 +46,21 @@ def examine(model_path: str | None = None) -> list[Finding]:
 
 def _backend(name: str, score: int, detail: str) -> Finding:
     if name == OnnxRunner.name:  # which the native library does not hold itself
-        version = _version(name)
-        found = f"{version}, runs bundles of family published"
-        return Finding(f"backend {name}", True if version else None, found if version else _WITHOUT_ONNX)
+        return Finding(f"backend {name}", *_onnxruntime())
     return Finding(f"backend {name}", score > 0 or None, detail)
+
+
+def _onnxruntime() -> tuple[bool | None, str]:
+    if _version(OnnxRunner.name) is None and _version("onnxruntime-gpu") is None:
+        return None, _WITHOUT_ONNX
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return False, f"cannot be imported: {error}"
+    devices = [OnnxRunner.name if device == "cpu" else f"{OnnxRunner.name}:{device}" for device in available_devices()]
+    # Said here because a user will ask for what is listed.
+    untried = "; cuda and tensorrt have never been tried by this project" if len(devices) > 1 else ""
+    return True, f"{onnxruntime.__version__}, runs bundles of family published: {', '.join(devices)}{untried}"
 
 
 def _package_folder() -> str:

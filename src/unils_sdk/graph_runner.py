@@ -1,17 +1,26 @@
 """Who runs the ONNX graphs of a bundle of family `published` for the native engine: ONNX Runtime.
 
 The engine owns every buffer; a tensor arrives here as its name, dtype, shape and address, and is bound as it is, so
-nothing is copied on the way in or out. onnxruntime is imported when the first such bundle is loaded, not before.
+nothing is copied on the way in or out. Where a graph takes it in pieces (`audio.3.0.1` is `audio[3, 0, 1]`), each is
+bound where it lies. onnxruntime is imported when the first such bundle is loaded, not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-_PROVIDER = "CPUExecutionProvider"
+from unils_sdk.errors import InvalidArgumentError
+
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+"""Of ONNX Runtime, by device: the first one runs what it can, the next ones the rest."""
 
 Tensor: TypeAlias = tuple[str, str, tuple[int, ...], int]
 """Name, dtype (`float32` or `int64`), shape, and address of dense memory that is borrowed for one call."""
@@ -39,23 +48,52 @@ class GraphRunner(Protocol):
         """Open the graphs, given by name and path of an .onnx file."""
 
 
+def available_devices() -> list[str]:
+    """Names of devices whose provider the installed onnxruntime holds; whether a provider works, loading shows."""
+    import onnxruntime
+
+    found = onnxruntime.get_available_providers()
+    return [device for device, (wanted, *_) in _PROVIDERS.items() if wanted in found]
+
+
 class OnnxRunner:
-    """ONNX Runtime, on its CPU provider."""
+    """ONNX Runtime on one device: `cpu`, `cuda` or `tensorrt`."""
 
     name = "onnxruntime"
 
+    def __init__(self, device: str = "cpu") -> None:
+        if device not in _PROVIDERS:
+            raise InvalidArgumentError(
+                f"backend onnxruntime has no device {device!r}; it is onnxruntime, or "
+                f"{' or '.join(f'onnxruntime:{name}' for name in _PROVIDERS)}"
+            )
+        self._device = device
+
+    @classmethod
+    def named(cls, backend: str) -> tuple[str, OnnxRunner]:
+        """`onnxruntime:cuda` is backend `onnxruntime` with its CUDA provider; of any other name, the CPU's."""
+        name, colon, device = backend.partition(":")
+        return (name, cls(device)) if name == cls.name and colon else (backend, cls())
+
     def load(self, paths: Mapping[str, str], threads: int) -> LoadedGraphs:
-        return _OnnxGraphs(paths, threads)
+        return _OnnxGraphs(paths, threads, self._device)
 
 
 class _OnnxGraphs:
-    def __init__(self, paths: Mapping[str, str], threads: int) -> None:
+    def __init__(self, paths: Mapping[str, str], threads: int, device: str) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise RuntimeError(
                 f"a bundle of family published needs ONNX Runtime ({error}): pip install 'unils-sdk[onnx]'"
             ) from error
+        wanted, *_ = providers = _PROVIDERS[device]
+        found = onnxruntime.get_available_providers()
+        if wanted not in found:
+            raise RuntimeError(
+                f"ONNX Runtime {onnxruntime.__version__} comes without {wanted} (it has {', '.join(found)}): install "
+                "onnxruntime-gpu in the place of onnxruntime"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -63,24 +101,43 @@ class _OnnxGraphs:
         # A thread that waits for the next window must not burn a core.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._sessions: dict[str, Any] = {}
+        self._pieces: dict[str, dict[str, int]] = {}
         for name, path in paths.items():
             try:
-                self._sessions[name] = onnxruntime.InferenceSession(path, options, providers=[_PROVIDER])
+                session = onnxruntime.InferenceSession(path, options, providers=list(providers))
             except Exception as error:  # ONNX Runtime has no common base
                 raise RuntimeError(f"{path} cannot be opened by ONNX Runtime: {_one_line(error)}") from error
-        self.detail = f"{onnxruntime.__version__} {_PROVIDER}"
+            # A provider whose libraries do not load is left out without a word.
+            if wanted not in session.get_providers():
+                raise RuntimeError(
+                    f"{wanted} does not work here, ONNX Runtime would run {path} on {session.get_providers()[0]}: are "
+                    "the driver and the libraries that this onnxruntime-gpu was built for installed?"
+                )
+            self._sessions[name] = session
+            ports = [port.name for port in (*session.get_inputs(), *session.get_outputs())]
+            self._pieces[name] = {port.partition(".")[0]: port.count(".") for port in ports if "." in port}
+        self.detail = f"{onnxruntime.__version__} {wanted}"
 
     def run(self, graph: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        session = self._sessions[graph]
+        session, pieces = self._sessions[graph], self._pieces[graph]
         binding = session.io_binding()
-        for name, dtype, shape, address in inputs:
-            binding.bind_input(name, "cpu", 0, np.dtype(dtype), shape, address)
-        for name, dtype, shape, address in outputs:
-            binding.bind_output(name, "cpu", 0, np.dtype(dtype), shape, address)
+        for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
+            for tensor in tensors:
+                for name, dtype, shape, address in _in_pieces(tensor, pieces.get(tensor[0], 0)):
+                    bind(name, "cpu", 0, np.dtype(dtype), shape, address)
         try:
             session.run_with_iobinding(binding)
         except Exception as error:
             raise RuntimeError(_one_line(error)) from error
+
+
+def _in_pieces(tensor: Tensor, axes: int) -> Iterator[Tensor]:
+    """A tensor, cut along its first `axes`; each piece lies where it did."""
+    name, dtype, shape, address = tensor
+    cut, piece = shape[:axes], shape[axes:]
+    size = np.dtype(dtype).itemsize * math.prod(piece)
+    for i, index in enumerate(np.ndindex(*cut)):
+        yield ".".join((name, *map(str, index))), dtype, piece, address + i * size
 
 
 def _one_line(error: Exception) -> str:

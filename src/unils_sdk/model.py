@@ -78,7 +78,8 @@ class Model:
 
         path: the folder; the model that comes with the package when None.
         backend: `auto`, or a name such as `cpu`; a name fails loudly, only `auto` falls back. Family `published` runs
-            on `onnxruntime` (`pip install 'unils-sdk[onnx]'`).
+            on `onnxruntime` (`pip install 'unils-sdk[onnx]'`), which is the CPU; `onnxruntime:cuda` and
+            `onnxruntime:tensorrt` need onnxruntime-gpu.
         threads: how many threads one step may use.
 
         Raises `FileError` when it is not there, `BundleError` when it is broken, `BackendError` when the backend is.
@@ -101,7 +102,8 @@ class Model:
             raise InvalidArgumentError("the path of a bundle cannot hold a null character")
         if not 1 <= threads <= 1024:
             raise InvalidArgumentError(f"threads must be 1 to 1024, not {threads}")
-        return Model(_core.Model(os.fsencode(folder), backend, threads, OnnxRunner()), folder)
+        name, runner = OnnxRunner.named(backend)
+        return Model(_core.Model(os.fsencode(folder), name, threads, runner), folder)
 
     def __repr__(self) -> str:
         info = self.info

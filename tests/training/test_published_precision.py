@@ -17,8 +17,9 @@ import unils_sdk as unils
 from unils_training.cli import main as train_main
 from unils_training.config import DefaultsConfig, PublishedConfig, load_config
 from unils_training.export.bundle import BundleError
+from unils_training.export.graphs import AudioGraph
 from unils_training.export.precision import LARGEST_WEIGHT, to_int8
-from unils_training.export.published import AudioGraph, random_model, write_bundle
+from unils_training.export.published import random_model, write_bundle
 from unils_training.models.published.audio_encoder import AudioEncoder
 
 onnx = pytest.importorskip("onnx")

@@ -1,8 +1,9 @@
 """Bundles of family `published`: ONNX graphs and what native code needs beside them (docs/published.md).
 
-Shapes: those of docs/published-model.md; T tracks, B faces, R rows of a batch (the conditional and unconditional one of
-each face), m cached tokens, n tokens of a scale. Caches are token-major, (m, K, 2, R, h, e), so that the keys and
-values of a scale are written right behind those of the scales before, in one buffer of the engine's.
+The graphs themselves are `export.graphs`. Shapes: those of docs/published-model.md; T tracks, B faces, R rows of a
+batch (the conditional and unconditional one of each face), m cached tokens, n tokens of a scale. Caches are
+token-major, (m, K, 2, R, h, e), so that the keys and values of a scale are written right behind those of the scales
+before, in one buffer of the engine's.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unils_training.config import Config, DefaultsConfig
 from unils_training.export.bundle import FORMAT, FORMAT_VERSION, BundleError, file_entry, provenance_of
+from unils_training.export.graphs import (
+    AudioGraph,
+    DecodeGraph,
+    EncodeGraph,
+    PrefillGraph,
+    StepGraph,
+    generator_blocks,
+)
 from unils_training.export.precision import PRECISIONS, Precision, to_int8
-from unils_training.models.published.attention import rope_table
 from unils_training.models.published.audio_encoder import AudioEncoder
 from unils_training.models.published.checkpoint import FRAME_RATE, SAMPLE_RATE
-from unils_training.models.published.codec import Codec
-from unils_training.models.published.generator import Block, Generator, audio_positions, current_positions
+from unils_training.models.published.generator import current_positions
 from unils_training.models.published.model import HOP_SAMPLES, PublishedModel
 from unils_training.models.published.smoothing import ORDER, WINDOW_FRAMES
 from unils_training.rigs import RIGS
@@ -46,121 +52,8 @@ RELEASED_DEFAULTS = DefaultsConfig(temperature=1.0, top_p=0.97, cfg_scale=1.5)
 
 Shape = tuple[int | str, ...]
 
-
-class FrontEnd(nn.Module):
-    """The convolutions of a wav2vec2 encoder with a LayerNorm behind each: waveform (T, S) -> (T, J, c).
-
-    The same numbers as wav2vec2's own, channels last: each is one product with a matrix, and nothing is transposed.
-    """
-
-    def __init__(self, layers: nn.ModuleList) -> None:
-        super().__init__()
-        self.layers = layers
-        # (out, in, taps) -> (out, taps * in), as `forward` lays the taps of a row side by side.
-        self.matrices = nn.ParameterList(layer.conv.weight.detach().transpose(1, 2).flatten(1) for layer in layers)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        x = waveform.unsqueeze(-1)
-        for layer, matrix in zip(self.layers, self.matrices, strict=True):
-            (taps,), (stride,) = layer.conv.kernel_size, layer.conv.stride
-            last = (x.shape[1] - taps) // stride * stride
-            rows = torch.cat([x[:, tap : tap + last + 1 : stride] for tap in range(taps)], dim=-1)
-            x = layer.activation(layer.layer_norm(functional.linear(rows, matrix, layer.conv.bias)))
-        return x
-
-
-class AudioGraph(nn.Module):
-    """waveform (T, S), of zero mean and unit deviation -> features (T, J, A)."""
-
-    def __init__(self, encoder: AudioEncoder) -> None:
-        super().__init__()
-        self.wav2vec = encoder.wav2vec
-        # The base form of wav2vec2 has one GroupNorm instead: over time, so it stays as it is.
-        layered = self.wav2vec.config.feat_extract_norm == "layer"
-        self.front = FrontEnd(self.wav2vec.feature_extractor.conv_layers) if layered else None
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        extracted = self.wav2vec.feature_extractor(waveform).mT if self.front is None else self.front(waveform)
-        features: Tensor = self.wav2vec.encoder(self.wav2vec.feature_projection(extracted)[0]).last_hidden_state
-        return features
-
-
-class PrefillGraph(nn.Module):
-    """style, previous (R, F, d), self_features, other_features (R, J, A) -> cache (2F, K, 2, R, h, e) and audio
-    (K, C, 2, R, h, J, e)."""
-
-    table: Tensor
-
-    def __init__(self, generator: Generator, rows: int) -> None:
-        super().__init__()
-        self.generator = generator
-        # As `Generator.audio` has it, but a constant of the graph, computed in double.
-        table = rope_table(audio_positions(rows, generator.config.window_frames), generator.head_width)
-        self.mixed = generator.config.cross_attention == "mixed"
-        self.register_buffer("table", table.repeat(1, 2, 1) if self.mixed else table, persistent=False)
-
-    def forward(
-        self, style: Tensor, previous: Tensor, self_features: Tensor, other_features: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        blocks = self.generator.attn_blocks
-        contexts = [self_features + blocks.self_pos, other_features + blocks.other_pos]
-        if self.mixed:
-            contexts = [torch.cat(contexts, dim=1)]
-        audio = torch.stack([self._keys_values(block, contexts) for block in blocks.attn_blocks])
-        return self.generator.prefill(style, previous, audio).permute(4, 0, 1, 2, 3, 5), audio
-
-    def _keys_values(self, block: Block, contexts: list[Tensor]) -> Tensor:
-        pairs = zip(block.crosses(), contexts, strict=True)
-        return torch.stack([cross.keys_values(context, self.table) for cross, context in pairs])
-
-
-class StepGraph(nn.Module):
-    """One scale: latents (R, n, d), level (1,) int64, rope (2, n, e/2), cache (m, K, 2, R, h, e), audio as above ->
-    logits (R, n, d, 2) and added (n, K, 2, R, h, e). Level 0 does not read latents."""
-
-    def __init__(self, generator: Generator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(
-        self, latents: Tensor, level: Tensor, rope: Tensor, cache: Tensor, audio: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        generator, blocks = self.generator, self.generator.attn_blocks
-        tokens = generator.code_token_embed(latents)
-        x = torch.where(level == 0, generator.sos_embed.expand_as(tokens), tokens) + blocks.lvl_embed(level)
-        added = []
-        for i, block in enumerate(blocks.attn_blocks):
-            q, k, v = block.self_attn.project(x, rope)
-            added.append(torch.stack((k, v)))
-            past = cache[:, i].permute(1, 2, 3, 0, 4)
-            keys, values = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
-            x = block.finish(x + block.self_attn.attend(q, keys, values), rope, audio[i])
-        logits = generator.logits_head(x).unflatten(-1, (-1, 2))
-        return logits, torch.stack(added).permute(4, 0, 1, 2, 3, 5)
-
-
-class EncodeGraph(nn.Module):
-    """motion (B, F, D), normalised -> z (B, F, d), to be quantised."""
-
-    def __init__(self, codec: Codec) -> None:
-        super().__init__()
-        self.encoder = codec.encoder
-
-    def forward(self, motion: Tensor) -> Tensor:
-        z: Tensor = self.encoder(motion)
-        return z
-
-
-class DecodeGraph(nn.Module):
-    """latent (B, F, d) -> motion (B, F, D), normalised."""
-
-    def __init__(self, codec: Codec) -> None:
-        super().__init__()
-        self.decoder = codec.decoder
-
-    def forward(self, latent: Tensor) -> Tensor:
-        motion: Tensor = self.decoder(latent)
-        return motion
+PIECES = {"audio": 3}
+"""Tensors that a graph takes and gives in pieces, by their leading axes: nothing is copied to part or to join them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,18 +131,19 @@ def graphs(model: PublishedModel) -> dict[str, Graph]:
     J = model.audio_encoder.rows(S)
     C, rows = (1, 2 * J) if config.cross_attention == "mixed" else (2, J)
     heard = ("R", J, A)
+    blocks = generator_blocks(model.generator)
     audio = (K, C, 2, "R", h, rows, e)
     return {
         "audio_encoder": Graph(
             AudioGraph(model.audio_encoder), {"waveform": ("T", S)}, {"features": ("T", J, A)}, in_float="/front"
         ),
         "prefill": Graph(
-            PrefillGraph(model.generator, J),
+            PrefillGraph(model.generator, blocks, J),
             {"style": ("R", F, d), "previous": ("R", F, d), "self_features": heard, "other_features": heard},
             {"cache": (2 * F, K, 2, "R", h, e), "audio": audio},
         ),
         "step": Graph(
-            StepGraph(model.generator),
+            StepGraph(model.generator, blocks),
             {
                 "latents": ("R", "n", d),
                 "level": (1,),
@@ -376,8 +270,9 @@ def _write_graph(folder: Path, name: str, graph: Graph, precision: Precision) ->
 
     path = folder / f"{name}.onnx"
     sizes = {"T": 2, "B": 2, "R": 2, "n": 3, "m": 5}
-    examples = tuple(_example(item, shape, sizes) for item, shape in graph.inputs.items())
-    ports = {**graph.inputs, **graph.outputs}
+    inputs, outputs = _in_pieces(graph.inputs), _in_pieces(graph.outputs)
+    examples = tuple(_example(item, shape, sizes) for item, shape in inputs.items())
+    ports = {**inputs, **outputs}
     axes = {item: {i: axis for i, axis in enumerate(shape) if isinstance(axis, str)} for item, shape in ports.items()}
     with warnings.catch_warnings(), torch.no_grad():
         # The tracing exporter names and folds what it is given and needs no further package; its warnings are about
@@ -387,8 +282,8 @@ def _write_graph(folder: Path, name: str, graph: Graph, precision: Precision) ->
             graph.module.eval(),
             examples,
             str(path),
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
+            input_names=list(inputs),
+            output_names=list(outputs),
             dynamic_axes={item: named for item, named in axes.items() if named},
             opset_version=OPSET,
             dynamo=False,
@@ -413,6 +308,16 @@ def _write_graph(folder: Path, name: str, graph: Graph, precision: Precision) ->
         **entry,
         "inputs": {item: list(shape) for item, shape in graph.inputs.items()},
         "outputs": {item: list(shape) for item, shape in graph.outputs.items()},
+    }
+
+
+def _in_pieces(tensors: Mapping[str, Shape]) -> dict[str, Shape]:
+    """As the file has them: `audio[3, 0, 1]` is named `audio.3.0.1`."""
+    whole = {name: (shape[: PIECES.get(name, 0)], shape[PIECES.get(name, 0) :]) for name, shape in tensors.items()}
+    return {
+        ".".join((name, *map(str, index))): piece
+        for name, (cut, piece) in whole.items()
+        for index in np.ndindex(*cut)  # type: ignore[arg-type]
     }
 
 
