@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy.signal import savgol_filter
 
 import unils_sdk as unils
 from unils_training.config import DefaultsConfig, PublishedAudioEncoderConfig, PublishedCodecConfig, PublishedConfig
@@ -243,6 +244,27 @@ def test_a_session_goes_on_from_a_snapshot(model: unils.Model) -> None:
         np.testing.assert_array_equal(batch.values, expected.values)
     with pytest.raises(unils.InvalidArgumentError, match="other options"):
         unils.Session(model, **{**options, "hop_frames": 4}).restore(state)
+
+
+@pytest.mark.parametrize("hop", [1, 4, 5, 25])
+def test_smoothing_follows_both_faces_over_every_seam_four_frames_behind(model: unils.Model, hop: int) -> None:
+    own, other = voices(80 / 25, seed=7)
+    options: dict[str, Any] = {"mode": "rolling", "hop_frames": hop, "look_ahead": {"self": 1}, "faces": 2}
+    raw = unils.animate(own, other, model=model, **options)
+    session = unils.Session(model, smoothing=True, **options)
+    came = feed(session, own, other)
+    waits = [hops - index for hops, batch in came for index in batch.index if index >= 4]  # 0 to 3 leave with frame 8
+    assert session.latency.total_ms == 40 * (hop + 1 + 4) == 40 * max(waits)
+    session.finish()
+    while len(batch := session.pull_frames()):
+        came.append((0, batch))
+    frames = unils.FrameBatch.concatenate([batch for _, batch in came])
+    assert frames.index.tolist() == list(range(80))
+    for smooth, rough in ((frames, raw), (frames.other, raw.other)):
+        assert smooth is not None
+        assert rough is not None
+        wanted = savgol_filter(rough.values.astype(np.float64), 9, 3, axis=0)
+        np.testing.assert_allclose(smooth.values, wanted, rtol=0, atol=1e-5)
 
 
 def test_options_that_cannot_be_are_refused(model: unils.Model) -> None:
