@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <utility>
 
 namespace unils {
@@ -28,11 +29,6 @@ MultiScale::MultiScale(int frames, std::vector<int> scales, int bits)
   }
 }
 
-MultiScale::Span MultiScale::span(int level, int64_t token) const {
-  const int64_t n = tokens(level);
-  return {token * frames_ / n, ((token + 1) * frames_ + n - 1) / n};
-}
-
 void MultiScale::down(const float* latent, int level, float* out) const {
   const int64_t n = tokens(level);
   if (n == frames_) {
@@ -40,7 +36,7 @@ void MultiScale::down(const float* latent, int level, float* out) const {
     return;
   }
   for (int64_t token = 0; token < n; ++token, out += bits_) {
-    const auto [first, end] = span(level, token);
+    const int64_t first = token * frames_ / n, end = ((token + 1) * frames_ + n - 1) / n;
     const float weight = 1.0f / static_cast<float>(end - first);
     std::fill_n(out, bits_, 0.0f);
     for (int64_t frame = first; frame < end; ++frame) {

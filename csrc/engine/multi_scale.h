@@ -5,7 +5,6 @@
 // A latent is (F, d); a code is one bit a value, +-1/sqrt(d).
 #pragma once
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
 namespace unils {
@@ -21,12 +20,7 @@ class MultiScale {
   int begin(int level) const { return begins_[static_cast<size_t>(level)]; }
   int all_tokens() const { return begins_.back() + scales_.back(); }
 
-  // Frames [first, end) that a token of a level stands for. Spans of coarse levels may overlap.
-  struct Span {
-    int64_t first, end;
-  };
-  Span span(int level, int64_t token) const;
-  // Means of `latent` over the spans of a level's tokens: (F, d) -> (n, d).
+  // Means of `latent` over the spans of a level's tokens: (F, d) -> (n, d). Spans of coarse levels may overlap.
   void down(const float* latent, int level, float* tokens) const;
   // Adds a level's codes, interpolated linearly between the centres of its tokens: bits (n, d) of +-1, latent (F, d).
   void add(const float* bits, int level, float* latent) const;

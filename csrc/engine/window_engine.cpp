@@ -7,6 +7,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <new>
+#include <string>
 #include <vector>
 
 #include "core/arena.h"
@@ -20,10 +21,9 @@ namespace unils {
 namespace {
 
 constexpr int kHopSamples = 640;
-// Rolling mode. A token is fixed, not sampled, when at least this share of its frames has been shown.
-constexpr float kFixedShare = 0.5f;
-// What is left, a frame later, of the step between the last frame shown and the same frame made again.
-constexpr float kSeamDecay = 0.7f;
+// Rolling mode: what is left, a frame later, of the step between the last frame shown and the same frame made again.
+// Lips must arrive; a head may drift.
+constexpr float kSeamDecay = 0.7f, kHeadSeamDecay = 0.95f;
 
 bool all_finite(const float* values, int64_t count) {
   return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
@@ -33,23 +33,6 @@ unils_tensor_view view(const char* name, float* data, std::initializer_list<int6
   unils_tensor_view tensor = {name, UNILS_ELEMENT_FLOAT32, static_cast<int32_t>(shape.size()), {}, data};
   std::copy(shape.begin(), shape.end(), tensor.shape);
   return tensor;
-}
-
-// Which tokens of a level the frames [0, shown) decide, always its first ones, and with what bits: those of what the
-// coarser levels leave of z, averaged over the frames of the token that have been shown. z, latent: (F, d).
-int64_t fix_tokens(const MultiScale& scales, int level, int64_t shown, const float* z, const float* latent, int64_t d,
-                   float* bits) {
-  for (int64_t token = 0; token < scales.tokens(level); ++token, bits += d) {
-    const auto [first, end] = scales.span(level, token);
-    const int64_t seen = std::min(end, shown);
-    if (static_cast<float>(seen - first) < kFixedShare * static_cast<float>(end - first)) return token;
-    for (int64_t i = 0; i < d; ++i) {
-      float sum = 0.0f;
-      for (int64_t frame = first; frame < seen; ++frame) sum += z[frame * d + i] - latent[frame * d + i];
-      bits[i] = sum > 0.0f ? 1.0f : -1.0f;
-    }
-  }
-  return scales.tokens(level);
 }
 
 struct Header {
@@ -87,6 +70,10 @@ class GraphWindowEngine final : public WindowEngine {
     z_ = scratch_.add<float>(floats(f * latent_floats()));
     latents_ = scratch_.add<float>(floats(f * latent_floats()));
     motion_ = scratch_.add<float>(floats(f * motion_floats()));
+
+    for (const std::string& channel : model_->config().channels) {
+      decays_.push_back(channel.rfind("head", 0) == 0 ? kHeadSeamDecay : kSeamDecay);
+    }
 
     const Rope rope(sizes_.head_width());
     const auto pairs = static_cast<size_t>(sizes_.head_width() / 2);
@@ -304,6 +291,22 @@ class GraphWindowEngine final : public WindowEngine {
     return all_finite(odds, count) ? Status() : overflow(state);
   }
 
+  // Bits of the tokens of a level all of whose frames are shown, its first ones; returns how many: those of what the
+  // coarser levels leave of z. A coarse token that reaches into the new frames is sampled, or nothing slow would ever
+  // begin; the finer ones make up for what that does to frames shown. Writes over the logits, which are used up.
+  int64_t fix(void* workspace, int level, int face, int64_t shown, float* bits) const {
+    const int64_t fixed = shown * scales_.tokens(level) / sizes_.window_frames;
+    if (fixed == 0) return 0;
+    const float* z = arena_at<float>(workspace, z_) + face * latent_floats();
+    const float* latent = arena_at<float>(workspace, latents_) + face * latent_floats();
+    float* left = arena_at<float>(workspace, logits_);
+    float* means = left + latent_floats();
+    for (int64_t i = 0; i < latent_floats(); ++i) left[i] = z[i] - latent[i];
+    scales_.down(left, level, means);
+    for (int64_t i = 0; i < fixed * sizes_.bits; ++i) bits[i] = means[i] > 0.0f ? 1.0f : -1.0f;
+    return fixed;
+  }
+
   // The bits of a level's tokens, fixed or sampled, are added to the face's latent.
   void choose(const void* state, void* workspace, int level, int face, int64_t shown,
               const WindowParams& params) const {
@@ -311,12 +314,7 @@ class GraphWindowEngine final : public WindowEngine {
     const float* odds = arena_at<float>(workspace, odds_) + face * n * d;
     float* latent = arena_at<float>(workspace, latents_) + face * latent_floats();
     float* bits = arena_at<float>(workspace, bits_);
-    int64_t token = 0;
-    if (shown > 0) {
-      const float* z = arena_at<float>(workspace, z_) + face * latent_floats();
-      token = fix_tokens(scales_, level, shown, z, latent, d, bits);
-    }
-    for (; token < n; ++token) {
+    for (int64_t token = fix(workspace, level, face, shown, bits); token < n; ++token) {
       const auto number = static_cast<int>(scales_.begin(level) + token);
       sample_bits(odds + token * d, static_cast<int>(d), params.temperature, params.top_p,
                   params.seed + static_cast<uint64_t>(face), steps(state), number, bits + token * d);
@@ -334,7 +332,7 @@ class GraphWindowEngine final : public WindowEngine {
         const auto value = [&](int64_t frame) { return decoded[frame * D + channel] * std_[channel] + mean_[channel]; };
         float offset = shown > 0 ? last[channel] - value(shown - 1) : 0.0f;
         for (int64_t i = 0; i < shape_.hop_frames; ++i) {
-          offset *= kSeamDecay;
+          offset *= decays_[static_cast<size_t>(channel)];
           motion[(i * shape_.faces + face) * D + channel] = value(shown + i) + offset;
         }
       }
@@ -357,6 +355,7 @@ class GraphWindowEngine final : public WindowEngine {
   WindowShape shape_;
   MultiScale scales_;
   const float *silence_, *mean_, *std_, *rest_latent_;
+  std::vector<float> decays_;  // (D)
   std::vector<std::vector<float>> tables_;  // of each level, (2, n, e / 2): cosines, then sines
 
   ArenaLayout state_, scratch_;

@@ -94,10 +94,6 @@ class Codec(nn.Module):
         """Averages frames (B, F, d) over the spans of a level's tokens, (B, n, d)."""
         return x if self.scales[level] == x.shape[1] else self.get_buffer(f"down_{level}") @ x
 
-    def span(self, level: int) -> Tensor:
-        """Which frames a level's tokens are averaged over, (n, F) of 0 and 1; spans of coarse levels may overlap."""
-        return (self.get_buffer(f"down_{level}") > 0).float()
-
     def up(self, x: Tensor, level: int) -> Tensor:
         """Interpolates a level's tokens (B, n, d) linearly between their centres to frames, (B, F, d)."""
         return x if level == len(self.scales) - 1 else self.get_buffer(f"up_{level}") @ x

@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from unils_training.models.published.codec import Codec
 from unils_training.models.published.model import HOP_SAMPLES, PublishedModel, Sampling, Window
+from unils_training.rigs import HEAD_CHANNELS
 
-FIXED_SHARE = 0.5
-"""A token is fixed when at least this share of its span has been shown."""
-SEAM_DECAY = 0.7
-"""What is left, a frame later, of the offset that joins new frames to the shown ones."""
+SEAM_DECAY, HEAD_SEAM_DECAY = 0.7, 0.95
+"""What is left, a frame later, of the offset that joins new frames to the shown: of the face, which must arrive for
+its lips to close, and of the head, which may drift."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +54,14 @@ class Shown:
     def fix(self, level: int, latent: Tensor, bits: Tensor) -> Tensor:
         """The bits (B, n, d) of a level, those of fixed tokens put in place of sampled ones.
 
-        latent: of the levels before, (B, F, d), with what sampled tokens added to shown frames.
+        A token is fixed when all of its frames are shown. A coarse one that reaches into the new frames is sampled, or
+        nothing slow would ever begin; the finer ones behind it make up for what that does to shown frames.
+
+        latent: of the levels before, (B, F, d).
         """
-        spans = self.codec.span(level)
-        shown = spans * (torch.arange(spans.shape[1], device=spans.device) < self.frames)
-        share = shown.sum(dim=1) / spans.sum(dim=1)
-        mean = shown @ (self.z - latent)  # only its signs count
-        return torch.where((share >= FIXED_SHARE)[:, None], mean > 0, bits)
+        fixed = self.frames * self.codec.scales[level] // self.codec.frames
+        told = self.codec.unit(self.z - latent, level) > 0
+        return torch.cat((told[:, :fixed], bits[:, fixed:]), dim=1)
 
 
 @torch.inference_mode()
@@ -89,6 +90,8 @@ def roll_batch(
     tracks = [functional.pad(track, (0, size - samples)) for track in (self_audio, other_audio)]
     latent = model.style_latent(style).expand(batch, -1, -1)
     keys = np.asarray(seeds, dtype=np.uint64)
+    head = HEAD_CHANNELS[model.config.rig]
+    decay = self_audio.new_tensor([HEAD_SEAM_DECAY if name in head else SEAM_DECAY for name in model.channels])
     # F still frames, then those shown; frame t is row F + t.
     motion = self_audio.new_zeros(batch, F + steps * hop, len(model.channels))
     for step in range(steps):
@@ -107,8 +110,7 @@ def roll_batch(
         new = window.motion[:, first - begin : first - begin + hop]
         if shown is not None:
             offset = past[:, -1] - window.motion[:, first - begin - 1]
-            fade = SEAM_DECAY ** torch.arange(1, hop + 1, device=new.device)
-            new = new + offset[:, None] * fade[:, None]
+            new = new + offset[:, None] * decay ** torch.arange(1, hop + 1, device=new.device)[:, None]
         motion[:, F + first : F + first + hop] = new
         if windows is not None:
             windows.append(window)
