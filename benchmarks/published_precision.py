@@ -28,7 +28,8 @@ from unils_sdk.graph_runner import LoadedGraphs, OnnxRunner
 from unils_sdk.graph_runner import Tensor as TensorView
 
 Array = npt.NDArray[Any]
-IN_8_BITS = ("audio_encoder", "prefill", "step")
+CHAIN = ("audio_encoder", "prefill", "step")
+"""From audio to logits."""
 
 
 class Beside:
@@ -54,7 +55,7 @@ class Beside:
 
     def run(self, graph: str, inputs: Sequence[TensorView], outputs: Sequence[TensorView]) -> None:
         self._exact.run(graph, inputs, outputs)
-        if graph not in IN_8_BITS:
+        if graph not in CHAIN:
             return
         fed = {tensor[0]: _array(tensor) for tensor in inputs}
         made = {tensor[0]: np.empty(tensor[2], np.float32) for tensor in outputs}
@@ -105,7 +106,9 @@ def _relative(pairs: Sequence[tuple[Array, Array]]) -> float:
 def compare(fp32: Path, int8: Path, own: Array, other: Array) -> dict[str, Any]:
     """Changes from fp32 to int8 over both tracks (samples,)."""
     found: dict[str, Any] = {}
-    for replaced in (*((name,) for name in IN_8_BITS), IN_8_BITS):
+    graphs = [json.loads((bundle / "model.json").read_text())["graphs"] for bundle in (fp32, int8)]
+    others = [name for name in CHAIN if graphs[0][name]["sha256"] != graphs[1][name]["sha256"]]
+    for replaced in ([[name] for name in others] if len(others) > 1 else []) + [others]:
         runner = Beside(int8, replaced)
         model = unils.Model(_core.Model(os.fsencode(fp32), "auto", 1, runner), str(fp32))
         face = unils.animate(own, other, model=model, **GREEDY).values

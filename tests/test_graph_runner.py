@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
+import time
 import types
 from typing import Any
 
@@ -129,3 +132,34 @@ def test_a_tensor_that_a_graph_takes_in_pieces_is_bound_where_it_lies() -> None:
         ("audio.1.1", "float32", (3, 5), 1180),
         ("logits", "int64", (4,), 8),
     ]
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize(("threads", "shapes"), [(1, [(2, 4)]), (2, [(1, 4), (1, 4)])])
+def test_two_tracks_are_encoded_side_by_side_where_there_are_threads(
+    threads: int, shapes: list[tuple[int, int]]
+) -> None:
+    graphs = OnnxRunner().load({"audio_encoder": "audio_encoder.onnx"}, threads)
+    graphs.run("audio_encoder", [("waveform", "float32", (2, 4), 100)], [("features", "float32", (2, 3, 5), 1000)])
+    bound = sorted((name, shape, address) for name, _, _, shape, address in Session.made[0].bound)
+    assert [shape for name, shape, _ in bound if name == "waveform"] == shapes
+    assert [address for name, _, address in bound if name == "waveform"] == [100, 116][: len(shapes)]
+    assert [address for name, _, address in bound if name == "features"] == [1000, 1060][: len(shapes)]
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_track_that_fails_is_told_when_the_other_one_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, done = itertools.count(), threading.Event()
+
+    def run(session: Session, binding: Any) -> None:
+        del session, binding
+        if next(turns) == 0:
+            raise OSError("no more room\nat all")
+        time.sleep(0.05)
+        done.set()
+
+    monkeypatch.setattr(Session, "run_with_iobinding", run)
+    graphs = OnnxRunner().load({"audio_encoder": "audio_encoder.onnx"}, threads=2)
+    with pytest.raises(RuntimeError, match="^no more room$"):
+        graphs.run("audio_encoder", [("waveform", "float32", (2, 4), 100)], [("features", "float32", (2, 3, 5), 1000)])
+    assert done.is_set()

@@ -69,7 +69,7 @@ def test_products_in_8_bits_are_near_and_those_that_stay_are_the_same() -> None:
 
 def test_products_over_few_terms_stay() -> None:
     proto = product({"short": np.ones((10, 64), np.float32)})
-    assert to_int8(proto) == 0
+    assert to_int8(proto, in_float="/none") == 0
     assert [item.name for item in proto.graph.initializer] == ["short.weight"]
 
 
@@ -78,7 +78,7 @@ def test_the_largest_activations_and_weights_do_not_overflow() -> None:
     x = np.ones((3, 256), np.float32)
     x[0, 0] = 0.0
     proto = product({"y": np.full((256, 64), 0.5, np.float32)})
-    assert to_int8(proto) == 1
+    assert to_int8(proto, in_float="/none") == 1
     assert onnx.numpy_helper.to_array(proto.graph.initializer[0]).max() == LARGEST_WEIGHT
     np.testing.assert_allclose(run(proto, x)["y"], x @ np.full((256, 64), 0.5), rtol=1e-6)
 
@@ -129,7 +129,7 @@ def test_a_bundle_in_8_bits_runs_and_its_face_is_near(tmp_path: Path) -> None:
         description = json.loads((folder / "model.json").read_text())
         assert description["precision"] == precision
         bytes_of[precision] = {path.name: path.stat().st_size for path in folder.glob("*.onnx")}
-        kinds = {node.op_type for node in onnx.load(str(folder / "step.onnx")).graph.node}
+        kinds = {node.op_type for node in onnx.load(str(folder / "audio_encoder.onnx")).graph.node}
         assert ("MatMulInteger" in kinds) == (precision == "int8")
         session = onnxruntime.InferenceSession(folder / "audio_encoder.onnx", providers=["CPUExecutionProvider"])
         features[precision] = session.run(None, {"waveform": own[None, :15360] / own[:15360].std()})[0]
@@ -137,10 +137,9 @@ def test_a_bundle_in_8_bits_runs_and_its_face_is_near(tmp_path: Path) -> None:
     assert np.isfinite(faces["int8"]).all()
     assert relative(faces["int8"], faces["fp32"]) < 0.3
     assert 0 < relative(features["int8"], features["fp32"]) < 0.05
-    for name in ("audio_encoder.onnx", "prefill.onnx", "step.onnx"):
-        assert bytes_of["int8"][name] < 0.75 * bytes_of["fp32"][name]
-    for name in ("codec_encode.onnx", "codec_decode.onnx"):
-        assert bytes_of["int8"][name] == bytes_of["fp32"][name]
+    smaller = [name for name in bytes_of["fp32"] if bytes_of["int8"][name] < 0.9 * bytes_of["fp32"][name]]
+    assert smaller == ["audio_encoder.onnx"]
+    assert sum(bytes_of["int8"][name] == bytes_of["fp32"][name] for name in bytes_of["fp32"]) == 4
 
 
 def test_precisions_that_there_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

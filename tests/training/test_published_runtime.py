@@ -609,6 +609,14 @@ def test_sessions_of_one_model_run_side_by_side(loaded: unils.Model) -> None:
             np.testing.assert_array_equal(together, expected)
 
 
+def test_with_threads_two_tracks_are_heard_side_by_side_and_the_face_is_the_same(
+    loaded: unils.Model, small: Path
+) -> None:
+    own, other = voices(8)
+    frames = unils.animate(own, other, model=unils.Model.load(small, threads=2), seed=1).values
+    np.testing.assert_allclose(frames, unils.animate(own, other, model=loaded, seed=1).values, rtol=0, atol=1e-5)
+
+
 # --- what goes wrong
 
 

@@ -19,7 +19,7 @@ SHORTEST_SUM = 64
 """Products over fewer terms save nothing."""
 
 
-def to_int8(proto: Any, in_float: str | None = None) -> int:
+def to_int8(proto: Any, in_float: str) -> int:
     """Puts every product with a constant matrix of an ONNX model in 8 bits, in place.
 
     Args:
@@ -37,8 +37,8 @@ def to_int8(proto: Any, in_float: str | None = None) -> int:
     weights: dict[str, Any] = {}
     quantised: dict[str, list[str]] = {}
     for node in graph.node:
-        wide = in_float is not None and node.name.startswith(in_float)
-        weight = constants.get(node.input[1]) if node.op_type == "MatMul" and not wide else None
+        narrow = node.op_type == "MatMul" and not node.name.startswith(in_float)
+        weight = constants.get(node.input[1]) if narrow else None
         if weight is None or len(weight.dims) != 2 or weight.dims[0] < SHORTEST_SUM:
             nodes.append(node)
             continue
