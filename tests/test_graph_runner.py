@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import unils_sdk as unils
+from unils_sdk import doctor
 from unils_sdk.graph_runner import OnnxRunner
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -106,6 +107,24 @@ def test_a_provider_that_does_not_work_is_no_silent_fallback(monkeypatch: pytest
     monkeypatch.setattr(Session, "works", (CPU,))
     with pytest.raises(RuntimeError, match=f"{CUDA} does not work here, .* run step.onnx on {CPU}"):
         OnnxRunner("cuda").load({"step": "step.onnx"}, threads=1)
+
+
+def test_doctor_lists_the_devices_and_says_what_was_never_tried(
+    runtime: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: "9.9" if name == "onnxruntime-gpu" else None)
+    devices = "onnxruntime, onnxruntime:cuda, onnxruntime:tensorrt"
+    found = doctor._backend("onnxruntime", 1, "")
+    assert found.ok
+    assert found.detail.startswith(
+        f"9.9, runs bundles of family published: {devices}; cuda and tensorrt have never been"
+    )
+    runtime.get_available_providers = lambda: [CPU]
+    assert doctor._backend("onnxruntime", 1, "").detail.endswith("family published: onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert doctor._backend("onnxruntime", 1, "").ok is False
+    monkeypatch.setattr(doctor, "_version", lambda _: None)
+    assert "pip install" in doctor._backend("onnxruntime", 1, "").detail
 
 
 def test_devices_that_there_are_not_are_refused_by_name() -> None:

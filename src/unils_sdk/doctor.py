@@ -54,13 +54,13 @@ def _onnxruntime() -> tuple[bool | None, str]:
     if _version(OnnxRunner.name) is None and _version("onnxruntime-gpu") is None:
         return None, _WITHOUT_ONNX
     try:
-        import onnxruntime
+        version, devices = available_devices()
     except ImportError as error:
         return False, f"cannot be imported: {error}"
-    devices = [OnnxRunner.name if device == "cpu" else f"{OnnxRunner.name}:{device}" for device in available_devices()]
+    names = [OnnxRunner.name if device == "cpu" else f"{OnnxRunner.name}:{device}" for device in devices]
     # Said here because a user will ask for what is listed.
     untried = "; cuda and tensorrt have never been tried by this project" if len(devices) > 1 else ""
-    return True, f"{onnxruntime.__version__}, runs bundles of family published: {', '.join(devices)}{untried}"
+    return True, f"{version}, runs bundles of family published: {', '.join(names)}{untried}"
 
 
 def _package_folder() -> str:

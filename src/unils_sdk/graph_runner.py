@@ -48,12 +48,13 @@ class GraphRunner(Protocol):
         """Open the graphs, given by name and path of an .onnx file."""
 
 
-def available_devices() -> list[str]:
-    """Names of devices whose provider the installed onnxruntime holds; whether a provider works, loading shows."""
+def available_devices() -> tuple[str, list[str]]:
+    """The version of the installed onnxruntime, and names of the devices whose provider it holds; whether a provider
+    works, loading shows. ImportError where there is none."""
     import onnxruntime
 
     found = onnxruntime.get_available_providers()
-    return [device for device, (wanted, *_) in _PROVIDERS.items() if wanted in found]
+    return onnxruntime.__version__, [device for device, (wanted, *_) in _PROVIDERS.items() if wanted in found]
 
 
 class OnnxRunner:
