@@ -73,6 +73,8 @@ def evaluate(run: VariantRun, dataset: Path, split: str, max_minutes: float | No
         stored: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return stored
     curve = tuple(ahead for ahead in LOOK_AHEADS if ahead <= run.config.model.look_ahead_max.self)
+    if run.config.family != "stream":
+        curve = (0,)  # a window has its look-ahead inside
     return evaluation.evaluate(
         evaluation.Job(
             model=run.checkpoint,
@@ -80,8 +82,8 @@ def evaluate(run: VariantRun, dataset: Path, split: str, max_minutes: float | No
             out=run.evaluation,
             split=split,
             max_minutes=max_minutes,
-            look_ahead=curve if run.variant == FULL else LOOK_AHEADS[:1],
-            shuffle_partner=LOOK_AHEADS[:1],
+            look_ahead=curve if run.variant == FULL else curve[:1],
+            shuffle_partner=curve[:1],
             keep=1,
             jobs=jobs,
         )
