@@ -24,7 +24,7 @@ from urllib.parse import quote
 from unils_training.data.dataset import Dataset, open_dataset
 from unils_training.evaluation.clips import choose, shuffled_partners
 from unils_training.evaluation.measure import Task, flame_mesh, long_run, measure
-from unils_training.evaluation.models import Description, Run, describe
+from unils_training.evaluation.models import Description, Run, block_frames, describe
 from unils_training.evaluation.plots import plot_distributions, plot_spectra, plot_trace
 from unils_training.evaluation.report import plain, report
 from unils_training.metrics import contingency, markdown_table, quality_lines
@@ -180,7 +180,8 @@ def _runs(job: Job, model: Description) -> list[Run]:
 def _result(
     job: Job, run: Run, dataset: Dataset, names: Sequence[str], keep: dict[str, Path], pool: Executor | None
 ) -> dict[str, Any]:
-    task = Task(run, dataset, {name: name for name in names}, keep, (job.flame, job.flame_masks))
+    voices = {name: name for name in names}
+    task = Task(run, dataset, voices, keep, (job.flame, job.flame_masks), block_frames(run))
     title = f"hop {run.hop_frames}" if run.hop_frames else f"look-ahead {run.look_ahead_self}"
     right = measure(task, pool, title)
     figures = None

@@ -14,7 +14,7 @@ from unils_training.data.dataset import Dataset
 from unils_training.data.records import FRAME_RATE
 from unils_training.evaluation.clips import Recording, heard_audio
 from unils_training.evaluation.distributions import Distributions
-from unils_training.evaluation.models import BATCH_FRAMES, Heard, Run, block_frames, generate
+from unils_training.evaluation.models import BATCH_FRAMES, Heard, Run, generate
 from unils_training.metrics import Mesh, Metrics
 from unils_training.metrics.seams import SeamMetrics
 from unils_training.metrics.side import Side
@@ -35,6 +35,8 @@ class Task:
     voices: dict[str, str]
     keep: dict[str, Path] = dataclasses.field(default_factory=dict)
     flame: tuple[str, str] = ("", "")
+    block_frames: int = 0
+    """Frames that the model makes at a time; 0 where it makes each by itself."""
 
 
 @dataclasses.dataclass
@@ -64,7 +66,7 @@ def work(task: Task) -> Sums:
         for clip in clips
     ]
     mesh = flame_mesh(*task.flame)
-    sums = Sums(SeamMetrics(block_frames(task.run)))
+    sums = Sums(SeamMetrics(task.block_frames))
     for clip, prediction in zip(clips, generate(task.run, heard), strict=True):
         side = clip.compare(prediction)
         if clip.name in task.keep:
@@ -129,7 +131,7 @@ def measure(task: Task, pool: Executor | None, title: str) -> Sums:
     from tqdm import tqdm
 
     pieces = list(divide(task))
-    total = Sums(SeamMetrics(block_frames(task.run)))
+    total = Sums(SeamMetrics(task.block_frames))
     made = map(work, pieces) if pool is None else pool.map(work, pieces)
     for sums in tqdm(made, total=len(pieces), desc=title, unit="piece", mininterval=2.0):
         total += sums

@@ -28,8 +28,6 @@ def average(paths: Sequence[str | Path], shares: Sequence[float], output: str | 
         raise ValueError(f"averaging needs two checkpoints or more and a positive share for each, not {list(shares)}")
     stored = [load_result(path) for path in paths]
     for path, checkpoint in zip(paths, stored, strict=True):
-        if "result" not in checkpoint:
-            raise ValueError(f"{path} is for resuming and holds no result: average copies of best.pt")
         shapes = {name: value.shape for name, value in checkpoint["result"].items()}
         if shapes != {name: value.shape for name, value in stored[-1]["result"].items()}:
             raise ValueError(f"{path} and {paths[-1]} are of models of different sizes")

@@ -157,7 +157,7 @@ def load_result(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is missing: run `unils-train {path.parent.name}` first")
     stored = read_checkpoint(path)
     if "result" not in stored:
-        raise CheckpointError(f"{path} holds no result: it is one to resume from; give the {BEST} beside it")
+        raise CheckpointError(f"{path} is for resuming and holds no result: give the {BEST} beside it")
     return stored
 
 
