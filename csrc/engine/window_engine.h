@@ -32,8 +32,6 @@ struct WindowParams {
 
 class WindowEngine {
  public:
-  static constexpr int kMaxFaces = 2;
-
   // The model, of family "published", is kept alive by the engine.
   static Status create(std::shared_ptr<const Model> model, const WindowShape& shape,
                        std::unique_ptr<WindowEngine>* engine);

@@ -88,7 +88,7 @@ class Session:
         frames at a time, in windows that begin with those shown before. A step costs what a window costs.
     hop_frames: frames of a step in rolling mode, 1 to the window less the longer look-ahead; 5 by default.
     faces: 2 (family `published`) makes the other person's face too, as a session of its own would with the tracks
-        swapped and `seed + 1`, and costs less than two: `FrameBatch.other` has it.
+        swapped and `seed + 1`, and costs less than two: `FrameBatch.other` has it. Look-ahead stays with its track.
     style_other: of the other face, as `style`; of two clips the shorter one decides how many frames count.
 
     One thread per track may push while one thread does everything else. Whatever else runs concurrently is refused with

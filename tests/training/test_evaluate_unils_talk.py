@@ -108,6 +108,39 @@ def test_both_forms_of_the_same_data_give_the_same_figures(
         assert (tmp_path / talk.name / name).stat().st_size > 1000
 
 
+def test_a_published_model_is_run_in_windows_and_rolling(models: dict[str, Path], talk: Path, tmp_path: Path) -> None:
+    options = ("--hop-frames", "0,6", "--look-ahead", "0,2", "--max-minutes", "0.01")
+    evaluation = evaluated(models["published"], talk, tmp_path, *options)
+    windowed, rolling, ahead = evaluation["results"]
+    # A window has no look-ahead, so that it is run once.
+    assert [(r["hop_frames"], r["look_ahead_self"]) for r in evaluation["results"]] == [(0, 0), (6, 0), (6, 2)]
+    assert windowed["paper"] != rolling["paper"] != ahead["paper"]
+    assert [r["seams"]["block_frames"] for r in evaluation["results"]] == [24, 6, 6]
+    assert all(r["seams"]["velocity"]["jaw"]["to_inside"] > 0.0 for r in evaluation["results"])
+    text = (tmp_path / "eval.md").read_text()
+    for row in ("| published |", "| published, hop 6 |", "| published, hop 6, look-ahead 2 |"):
+        assert text.count(row) == 2  # the paper's table, and that of seams
+
+
+@pytest.mark.parametrize(
+    ("family", "option", "message"),
+    [("stream", ("--hop-frames", "5"), "by itself"), ("published", ("--look-ahead", "2"), "give --hop-frames too")],
+)
+def test_hops_and_look_ahead_that_a_family_has_not_are_refused(
+    *,
+    models: dict[str, Path],
+    talk: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    family: str,
+    option: tuple[str, str],
+    message: str,
+) -> None:
+    assert evaluate.main([str(models[family]), str(talk), "--out", str(tmp_path / "out"), *option]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_rig_flame_has_no_ruler_for_is_left_out_and_named(
     models: dict[str, Path], talk: Path, tmp_path: Path
 ) -> None:

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from scipy.signal import savgol_filter
+from test_published_runtime import published
 
 import unils_sdk as unils
 from unils_training.config import DefaultsConfig, PublishedAudioEncoderConfig, PublishedCodecConfig, PublishedConfig
 from unils_training.export.published import write_bundle
-from unils_training.models.published.audio_encoder import AudioEncoder
 from unils_training.models.published.model import PublishedModel, Sampling
 from unils_training.models.published.rolling import Rolling, roll
-from unils_training.rigs import RIGS
 
 pytest.importorskip("onnxruntime")
 
@@ -42,16 +40,7 @@ SIZES = PublishedConfig(
 @pytest.fixture(scope="module")
 def reference() -> PublishedModel:
     """A random model whose bits follow audio, style, the window before and the frames shown."""
-    torch.manual_seed(0)
-    model = PublishedModel(SIZES, RIGS[SIZES.rig], AudioEncoder.from_config(SIZES.audio_encoder)).eval()
-    with torch.no_grad():
-        model.codec.motion_mean.normal_(0.3, 0.1)
-        model.codec.motion_std.uniform_(0.05, 0.2)
-        for name, parameter in model.generator.named_parameters():
-            if parameter.dim() == 2 and "norm" not in name:
-                parameter.normal_(0.0, 1.5 * parameter.shape[1] ** -0.5)
-        model.generator.logits_head[1].weight.mul_(0.5)
-    return model
+    return published(SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,8 @@ typedef struct unils_graph_runner {
   /* Opens the graphs of one bundle. `say`: what it uses ("CPUExecutionProvider"), or why it failed. */
   unils_status (*load)(void* context, const unils_graph* graphs, int32_t count, int32_t threads, void** loaded,
                        unils_sentence* say);
-  /* Runs one graph. Every input and output is given, of the shape that the graph has for these inputs. */
+  /* Runs one graph. Every input and output is given, of the shape that the graph has for these inputs. `audio` comes
+   * whole and is in pieces in the files: audio[i, c, p] is their tensor "audio.i.c.p", to be bound where it lies. */
   unils_status (*run)(void* loaded, const char* graph, const unils_tensor_view* inputs, int32_t input_count,
                       const unils_tensor_view* outputs, int32_t output_count, unils_sentence* why);
   void (*unload)(void* loaded);

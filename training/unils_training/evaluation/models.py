@@ -225,7 +225,6 @@ def _native_model(bundle: Path) -> Any:
     return unils_sdk.Model.load(bundle)
 
 
-@lru_cache(maxsize=1)
 def block_frames(run: Run) -> int:
     """Frames that are made at a time; 0 where each is made by itself, so that there are no seams."""
     frames = run.hop_frames or describe(run.model).window_frames
