@@ -34,8 +34,9 @@ struct Kernels {
   int panel;  // outputs in a full panel
   int lanes;  // the last panel is cut to a multiple of this
 
-  // y[m, o] (+)= bias[o] + sum over k of weight[o, k] x[m, k]: for m < rows, in one pass over the weights per two rows.
-  // Strides are in floats. add: y is added to, otherwise overwritten. x and y must not overlap.
+  // y[m, o] (+)= bias[o] + sum over k of weight[o, k] x[m, k]: for m < rows, in one pass over the weights. A row's sums
+  // are the same, bit for bit, whichever rows are computed with it. Strides are in floats. add: y is added to, otherwise
+  // overwritten. x and y must not overlap.
   void (*linear)(const PackedLinear& linear, const float* x, int64_t x_stride, float* y, int64_t y_stride, int rows,
                  bool add);
   // y = (x - mean) / sqrt(variance + 1e-5) * weight + bias. x and y may be the same.

@@ -57,7 +57,7 @@ void test_linear(const Kernels& k) {
       const PackedLinear linear = pack_linear(k, weight.data(), bias.data(), out, in, packed.data());
       const PackedLinear without = pack_linear(k, weight.data(), nullptr, out, in, packed_without.data());
       CHECK(packed.sides_are_intact() && packed_without.sides_are_intact());
-      for (const int rows : {1, 2, 3}) {
+      for (const int rows : {1, 2, 3, 6, 11}) {
         const int64_t x_stride = in + 3, y_stride = out + 5;
         Buffer x(rows * x_stride), y(rows * y_stride);
         Buffer before(rows * y_stride);
@@ -85,15 +85,27 @@ void test_linear(const Kernels& k) {
   }
 }
 
-// The sums of a row must not depend on whether another row is computed with it.
+// The sums of a row must not depend on which rows are computed with it, nor on its place among them.
 void test_linear_rows_do_not_touch_each_other(const Kernels& k) {
-  const int out = 77, in = 160;
-  Buffer weight(out * in), x(2 * in), together(2 * out), alone(out), packed(packed_floats(k, out, in));
-  const PackedLinear linear = pack_linear(k, weight.data(), nullptr, out, in, packed.data());
-  k.linear(linear, x.data(), in, together.data(), out, 2, false);
-  for (int m = 0; m < 2; ++m) {
-    k.linear(linear, x.data() + m * in, in, alone.data(), out, 1, false);
-    CHECK(std::memcmp(alone.data(), together.data() + m * out, static_cast<size_t>(out) * sizeof(float)) == 0);
+  constexpr int kMostRows = 33;
+  const int in = 160;
+  for (const int out : {77, 160, 24}) {
+    Buffer weight(int64_t{out} * in), bias(out), x(kMostRows * in), together(int64_t{kMostRows} * out);
+    Buffer alone(int64_t{kMostRows} * out), packed(packed_floats(k, out, in));
+    const PackedLinear linear = pack_linear(k, weight.data(), bias.data(), out, in, packed.data());
+    for (const bool add : {false, true}) {
+      std::fill(alone.data(), alone.data() + int64_t{kMostRows} * out, 0.1f);
+      for (int m = 0; m < kMostRows; ++m) {
+        k.linear(linear, x.data() + m * in, in, alone.data() + m * out, out, 1, add);
+      }
+      for (int rows = 1; rows <= kMostRows; ++rows) {
+        std::fill(together.data(), together.data() + int64_t{kMostRows} * out, 0.1f);
+        k.linear(linear, x.data(), in, together.data(), out, rows, add);
+        CHECK(std::memcmp(alone.data(), together.data(), static_cast<size_t>(rows * out) * sizeof(float)) == 0);
+        CHECK(std::all_of(together.data() + rows * out, together.data() + kMostRows * out,
+                          [](float value) { return value == 0.1f; }));
+      }
+    }
   }
 }
 

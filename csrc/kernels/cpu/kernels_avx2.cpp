@@ -9,6 +9,7 @@ namespace {
 struct Vec {
   using Reg = __m256;
   static constexpr int kLanes = 8;
+  static constexpr int kBlockVectors = 2;  // of outputs, with six rows of sums: there are 16 registers
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }

@@ -15,6 +15,7 @@ namespace {
 struct Vec {
   using Reg = __m512;
   static constexpr int kLanes = 16;
+  static constexpr int kBlockVectors = 4;  // of outputs, with six rows of sums: there are 32 registers
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }

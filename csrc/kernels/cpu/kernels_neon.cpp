@@ -9,6 +9,7 @@ namespace {
 struct Vec {
   using Reg = float32x4_t;
   static constexpr int kLanes = 4;
+  static constexpr int kBlockVectors = 4;  // of outputs, with six rows of sums: there are 32 registers
 
   static Reg load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Reg a) { vst1q_f32(p, a); }
