@@ -25,7 +25,9 @@ class BackendStepEngine final : public StepEngine {
       : model_(std::move(model)), sizes_(model_->config().sizes), layout_(sizes_) {}
 
   size_t state_bytes() const override { return layout_.bytes; }
-  size_t workspace_bytes() const override { return model_->backend().workspace_bytes(model_->backend_model()); }
+  size_t workspace_bytes(int states) const override {
+    return Requests(states).bytes + model_->backend().workspace_bytes(model_->backend_model(), states);
+  }
   int row_values() const override { return sizes_.row_values; }
   int channels() const override { return sizes_.channels; }
 
@@ -73,13 +75,16 @@ class BackendStepEngine final : public StepEngine {
       return error(UNILS_ERROR_NOT_FINITE, "row %lld of track %s holds a value that is not finite",
                    static_cast<long long>(row), track_name(track));
     }
-    if (waits(*header, track)) UNILS_RETURN_IF_ERROR(encode_waiting(state, workspace));
+    if (waits(*header, track)) {
+      unils_row_request waiting[2];
+      const int32_t count = waiting_rows(state, waiting);
+      UNILS_RETURN_IF_ERROR(encode(waiting, count, workspace));
+    }
     std::copy(log_mel, log_mel + sizes_.row_values, arena_at<float>(state, layout_.waiting_row[t]));
     header->last_row_waits[t] = 1;
     ++header->rows[t];
     header->furthest_rows[t] = std::max(header->furthest_rows[t], header->rows[t]);
-    const Track other = track == Track::kSelf ? Track::kOther : Track::kSelf;
-    return waits(*header, other) ? encode_waiting(state, workspace) : Status();
+    return Status();
   }
 
   Status rewind_rows(void* state, Track track, int64_t row) const override {
@@ -97,33 +102,33 @@ class BackendStepEngine final : public StepEngine {
     return Status();
   }
 
-  Status step(void* state, void* workspace, const StepParams& params, float* motion) const override {
-    StateHeader* header = layout_.header_of(state);
-    UNILS_RETURN_IF_ERROR(check_params(*header, params));
-    UNILS_RETURN_IF_ERROR(encode_waiting(state, workspace));
-    const unils_step_request request = {state,
-                                        header->frame,
-                                        params.look_ahead_self,
-                                        params.look_ahead_other,
-                                        params.temperature,
-                                        params.top_p,
-                                        params.cfg_scale,
-                                        params.seed,
-                                        motion,
-                                        params.logits};
-    unils_sentence why = {};
-    const unils_status status = model_->backend().step(model_->backend_model(), &request, 1, workspace, &why);
-    if (status != UNILS_OK) return Status(status, why.text);
-    if (!all_finite(motion, sizes_.channels)) {
-      return error(UNILS_ERROR_BUNDLE, "frame %lld is not finite: the weights of this model overflow; export it again",
-                   static_cast<long long>(header->frame));
+  void step_batch(StepRequest* requests, int count, void* workspace) const override {
+    bool any = false;
+    for (int i = 0; i < count; ++i) {
+      requests[i].status = check_params(*layout_.header_of(requests[i].state), *requests[i].params);
+      any = any || requests[i].status.ok();
     }
-    ++header->frame;
-    if (params.cfg_scale != 1.0f) ++header->guided_frames;
-    return Status();
+    if (!any) return;
+    const Status status = step_good(requests, count, workspace);
+    for (int i = 0; i < count; ++i) {
+      StepRequest& request = requests[i];
+      if (!request.status.ok()) continue;
+      request.status = status.ok() ? count_frame(request) : status;
+    }
   }
 
  private:
+  // Where a batch's requests to the backend lie, in the workspace before what the backend needs.
+  struct Requests {
+    size_t rows, steps, bytes;
+    explicit Requests(int states) {
+      ArenaLayout arena;
+      rows = arena.add<unils_row_request>(2 * static_cast<size_t>(states));
+      steps = arena.add<unils_step_request>(static_cast<size_t>(states));
+      bytes = arena.bytes();
+    }
+  };
+
   int max_look_ahead(Track track) const {
     return track == Track::kSelf ? sizes_.look_ahead_self_max : sizes_.look_ahead_other_max;
   }
@@ -132,9 +137,9 @@ class BackendStepEngine final : public StepEngine {
     return header.last_row_waits[static_cast<int>(track)] != 0 && header.rows[static_cast<int>(track)] > 0;
   }
 
-  Status encode_waiting(void* state, void* workspace) const {
-    StateHeader* header = layout_.header_of(state);
-    unils_row_request requests[2];
+  // Requests for the rows of a state that wait; returns how many.
+  int32_t waiting_rows(void* state, unils_row_request* requests) const {
+    const StateHeader* header = layout_.header_of(state);
     int32_t count = 0;
     for (const Track track : {Track::kSelf, Track::kOther}) {
       const int t = static_cast<int>(track);
@@ -142,11 +147,55 @@ class BackendStepEngine final : public StepEngine {
       requests[count++] = {state, static_cast<unils_track>(track), header->rows[t] - 1,
                            arena_at<float>(state, layout_.waiting_row[t])};
     }
+    return count;
+  }
+
+  Status encode(const unils_row_request* requests, int32_t count, void* workspace) const {
     if (count == 0) return Status();
     unils_sentence why = {};
     const unils_status status = model_->backend().push_rows(model_->backend_model(), requests, count, workspace, &why);
     if (status != UNILS_OK) return Status(status, why.text);
-    for (int64_t& waits : header->last_row_waits) waits = 0;
+    for (int32_t i = 0; i < count; ++i) layout_.header_of(requests[i].state)->last_row_waits[requests[i].track] = 0;
+    return Status();
+  }
+
+  // Those of the requests whose status is good.
+  Status step_good(const StepRequest* requests, int count, void* workspace) const {
+    const Requests lie(count);
+    auto* rows = arena_at<unils_row_request>(workspace, lie.rows);
+    auto* steps = arena_at<unils_step_request>(workspace, lie.steps);
+    void* backend_workspace = arena_at<char>(workspace, lie.bytes);
+    int32_t row_count = 0, step_count = 0;
+    for (int i = 0; i < count; ++i) {
+      if (!requests[i].status.ok()) continue;
+      const StepParams& params = *requests[i].params;
+      row_count += waiting_rows(requests[i].state, rows + row_count);
+      steps[step_count++] = {requests[i].state,
+                             frame(requests[i].state),
+                             params.look_ahead_self,
+                             params.look_ahead_other,
+                             params.temperature,
+                             params.top_p,
+                             params.cfg_scale,
+                             params.seed,
+                             requests[i].motion,
+                             params.logits};
+    }
+    UNILS_RETURN_IF_ERROR(encode(rows, row_count, backend_workspace));
+    unils_sentence why = {};
+    const unils_status status =
+        model_->backend().step(model_->backend_model(), steps, step_count, backend_workspace, &why);
+    return status == UNILS_OK ? Status() : Status(status, why.text);
+  }
+
+  Status count_frame(const StepRequest& request) const {
+    StateHeader* header = layout_.header_of(request.state);
+    if (!all_finite(request.motion, sizes_.channels)) {
+      return error(UNILS_ERROR_BUNDLE, "frame %lld is not finite: the weights of this model overflow; export it again",
+                   static_cast<long long>(header->frame));
+    }
+    ++header->frame;
+    if (request.params->cfg_scale != 1.0f) ++header->guided_frames;
     return Status();
   }
 

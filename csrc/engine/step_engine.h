@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "core/status.h"
 
@@ -26,6 +27,14 @@ struct StepParams {
   float* logits = nullptr;  // (levels * bits), out, for tests: the frame's logits after guidance
 };
 
+// A frame to be made of one of many states.
+struct StepRequest {
+  void* state = nullptr;
+  const StepParams* params = nullptr;
+  float* motion = nullptr;  // (D), out
+  Status status;            // out
+};
+
 class StepEngine {
  public:
   static constexpr int kMaxRewindRows = 16;
@@ -34,10 +43,10 @@ class StepEngine {
   static Status create(std::shared_ptr<const Model> model, std::unique_ptr<StepEngine>* engine);
   virtual ~StepEngine() = default;
 
-  virtual size_t state_bytes() const = 0;      // 64-byte aligned block
-  virtual size_t workspace_bytes() const = 0;  // 64-byte aligned block
-  virtual int row_values() const = 0;          // log-mel values a row: steps per hop x mels, time-major
-  virtual int channels() const = 0;            // D
+  virtual size_t state_bytes() const = 0;                // 64-byte aligned block
+  virtual size_t workspace_bytes(int states) const = 0;  // 64-byte aligned block, for batches of up to `states` states
+  virtual int row_values() const = 0;                    // log-mel values a row: steps per hop x mels, time-major
+  virtual int channels() const = 0;                      // D
 
   virtual void reset(void* state) const = 0;  // frame 0, no audio, no style
   // Motion (frames, D) in the rig's units; frames == 0 is "no style". Only before the first step.
@@ -45,14 +54,24 @@ class StepEngine {
 
   virtual int64_t frame(const void* state) const = 0;              // index of the next frame to be made
   virtual int64_t rows(const void* state, Track track) const = 0;  // rows pushed so far on a track
-  // Appends one row (raw natural-log mel energies; the engine normalises). Its keys and values are computed once: with
-  // the other track's next row, in one pass over the weights, or by the step that first needs them.
+  // Appends one row (raw natural-log mel energies; the engine normalises). Its keys and values are computed once: by the
+  // step that first needs them, with those of the other track and of the states that step with it, in one pass over the
+  // weights, or when the next row comes before that.
   virtual Status push_row(void* state, void* workspace, Track track, const float* log_mel) const = 0;
   // Forgets rows >= row; at most kMaxRewindRows back.
   virtual Status rewind_rows(void* state, Track track, int64_t row) const = 0;
-  // Makes frame(state): motion (D) in the rig's units, finite (else an error), not yet clamped. A step that fails
-  // leaves the frame to be made. Whether cfg_scale is 1 must not change between the frames of a session.
-  virtual Status step(void* state, void* workspace, const StepParams& params, float* motion) const = 0;
+  // Makes the next frame of each of `count` requests, no two of the same state: motion (D) in the rig's units, finite
+  // (else an error), not yet clamped. A frame is the same, bit for bit, whichever others are made with it. A request that
+  // fails leaves its frame to be made and does not touch the others. Whether cfg_scale is 1 must not change between the
+  // frames of a state.
+  virtual void step_batch(StepRequest* requests, int count, void* workspace) const = 0;
+  // One frame.
+  Status step(void* state, void* workspace, const StepParams& params, float* motion) const {
+    StepRequest request;
+    request.state = state, request.params = &params, request.motion = motion;
+    step_batch(&request, 1, workspace);
+    return std::move(request.status);
+  }
 };
 
 }  // namespace unils

@@ -16,8 +16,8 @@ namespace unils {
 class Model {
  public:
   // bundle_dir: a folder with model.json and the files it names (UTF-8). backend: NULL or "auto", "cpu", ...; a name
-  // fails loudly. threads >= 1 is an upper bound for one step; the cpu backend uses one. runner: opens the graphs of
-  // family "published"; may be NULL.
+  // fails loudly. threads >= 1 is an upper bound for one call; the cpu backend keeps so many and shares the steps of
+  // several sessions among them. runner: opens the graphs of family "published"; may be NULL.
   // Nothing in the bundle is trusted: UNILS_ERROR_IO when a file cannot be read, UNILS_ERROR_BUNDLE when it is not what
   // it says, UNILS_ERROR_BACKEND, UNILS_ERROR_OUT_OF_MEMORY.
   static Status load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model,

@@ -44,7 +44,7 @@ StreamMaker::StreamMaker(SessionSpec* spec, const unils_session_options& options
   params_.seed = options.seed;
   for (size_t& framer : framers_) framer = state->add<float>(framer_.state_floats());
   engine_offset_ = state->add<char>(engine_->state_bytes());
-  workspace_ = scratch->add<char>(engine_->workspace_bytes());
+  workspace_ = scratch->add<char>(engine_->workspace_bytes(1));
   framer_line_ = scratch->add<float>(framer_.scratch_floats());
   framer_scratch_ = scratch->add<double>(framer_.scratch_doubles());
   hop_ = scratch->add<float>(static_cast<size_t>(hop_samples_));

@@ -28,11 +28,11 @@ inline std::vector<float> made_up_row(Track track, int64_t row, int count = 256)
 
 class EngineDriver {
  public:
-  explicit EngineDriver(const std::string& bundle) {
-    CHECK_OK(Model::load(bundle.c_str(), "cpu", 1, &model));
+  explicit EngineDriver(const std::string& bundle) : EngineDriver(load(bundle, 1)) {}
+  explicit EngineDriver(std::shared_ptr<const Model> shared) : model(std::move(shared)) {
     CHECK_OK(StepEngine::create(model, &engine));
     CHECK_OK(Arena::create(engine->state_bytes(), &state));
-    CHECK_OK(Arena::create(engine->workspace_bytes(), &workspace));
+    CHECK_OK(Arena::create(engine->workspace_bytes(1), &workspace));
     // Scratch may hold anything.
     std::memset(workspace.data(), 0x7f, workspace.bytes());
     engine->reset(state.data());
@@ -42,12 +42,21 @@ class EngineDriver {
     const std::vector<float> row = made_up_row(track, engine->rows(state.data(), track), engine->row_values());
     return engine->push_row(state.data(), workspace.data(), track, row.data());
   }
-  // Pushes what the next frame needs and makes it; motion (D).
-  std::vector<float> step(const StepParams& params) {
+  static std::shared_ptr<const Model> load(const std::string& bundle, int threads) {
+    std::shared_ptr<const Model> loaded;
+    CHECK_OK(Model::load(bundle.c_str(), "cpu", threads, &loaded));
+    return loaded;
+  }
+  // Pushes what the next frame needs.
+  void push_needed(const StepParams& params) {
     const int64_t needed[] = {frame() + 1 + params.look_ahead_self, frame() + 1 + params.look_ahead_other};
     for (const Track track : kTracks) {
       while (rows(track) < needed[static_cast<int>(track)]) CHECK_OK(push(track));
     }
+  }
+  // Pushes what the next frame needs and makes it; motion (D).
+  std::vector<float> step(const StepParams& params) {
+    push_needed(params);
     std::vector<float> motion(static_cast<size_t>(engine->channels()));
     CHECK_OK(engine->step(state.data(), workspace.data(), params, motion.data()));
     return motion;

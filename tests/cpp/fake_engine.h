@@ -41,7 +41,7 @@ class FakeEngine : public StepEngine {
   int64_t fail_at = -1;  // step() of this frame fails
 
   size_t state_bytes() const override { return round_up(sizeof(State), kCacheLine); }
-  size_t workspace_bytes() const override { return kCacheLine; }
+  size_t workspace_bytes(int) const override { return kCacheLine; }
   int row_values() const override { return kRowValues; }
   int channels() const override { return kChannels; }
 
@@ -81,7 +81,12 @@ class FakeEngine : public StepEngine {
     s.rows[t] = row;
     return Status();
   }
-  Status step(void* state, void*, const StepParams& params, float* motion) const override {
+  void step_batch(StepRequest* requests, int count, void*) const override {
+    for (int i = 0; i < count; ++i) requests[i].status = make(requests[i].state, *requests[i].params, requests[i].motion);
+  }
+
+ private:
+  Status make(void* state, const StepParams& params, float* motion) const {
     State& s = *at(state);
     if (s.frame == fail_at) return Status(UNILS_ERROR_BACKEND, "told to fail");
     const int look_ahead[2] = {params.look_ahead_self, params.look_ahead_other};
@@ -104,7 +109,6 @@ class FakeEngine : public StepEngine {
     return Status();
   }
 
- private:
   static constexpr RingIndex kRows{64};
   static State* at(void* state) { return static_cast<State*>(state); }
 };

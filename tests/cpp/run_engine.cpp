@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
   const StateLayout layout(sizes);
   Arena state, workspace;
   require(Arena::create(engine->state_bytes(), &state));
-  require(Arena::create(engine->workspace_bytes(), &workspace));
+  require(Arena::create(engine->workspace_bytes(1), &workspace));
 
   const int64_t look_ahead[] = {params.look_ahead_self, params.look_ahead_other};
   const int64_t rows[] = {frames + look_ahead[0], frames + look_ahead[1]};

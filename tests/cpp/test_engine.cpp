@@ -1,6 +1,8 @@
 // The step engine against a double-precision recomputation, over several wraps of its rings, and what its header
 // promises.
+#include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bundle_writer.h"
@@ -120,6 +122,104 @@ void test_a_step_is_a_function_of_its_state_alone() {
   driver.engine->reset(driver.state.data());
   EngineDriver fresh(bundle_path);
   CHECK(std::memcmp(driver.state.data(), fresh.state.data(), driver.state.bytes()) == 0);
+}
+
+// States at different frames with different parameters, that can step together.
+class Crowd {
+ public:
+  explicit Crowd(std::shared_ptr<const Model> model, int count) {
+    for (int i = 0; i < count; ++i) {
+      params.push_back(params_of(i % 4, i % 3, i % 5 == 0 ? 0.0f : 1.0f, 0.97f, i % 3 == 1 ? 1.0f : 1.5f,
+                                 static_cast<uint64_t>(i)));
+      members.push_back(std::make_unique<EngineDriver>(model));
+      for (int frame = 0; frame < i % 7; ++frame) members.back()->step(params.back());
+    }
+    CHECK_OK(Arena::create(engine().workspace_bytes(count), &workspace));
+    std::memset(workspace.data(), 0x7f, workspace.bytes());
+  }
+  const StepEngine& engine() const { return *members[0]->engine; }
+
+  // The next frame of each member that is named, in one call.
+  std::vector<std::vector<float>> step(const std::vector<size_t>& named) {
+    std::vector<std::vector<float>> motions(named.size(),
+                                            std::vector<float>(static_cast<size_t>(engine().channels())));
+    std::vector<StepRequest> requests(named.size());
+    for (size_t i = 0; i < named.size(); ++i) {
+      EngineDriver& member = *members[named[i]];
+      member.push_needed(params[named[i]]);
+      requests[i].state = member.state.data();
+      requests[i].params = &params[named[i]];
+      requests[i].motion = motions[i].data();
+    }
+    engine().step_batch(requests.data(), static_cast<int>(requests.size()), workspace.data());
+    for (const StepRequest& request : requests) CHECK_OK(request.status);
+    return motions;
+  }
+
+  std::vector<StepParams> params;
+  std::vector<std::unique_ptr<EngineDriver>> members;
+  Arena workspace;
+};
+
+void test_a_frame_does_not_depend_on_who_shares_the_batch() {
+  at_every_level([&] {
+    for (const int threads : {1, 3}) {
+      const std::shared_ptr<const Model> model = EngineDriver::load(bundle_path, threads);
+      constexpr size_t kMost = 33;
+      Crowd together(model, kMost), alone(model, kMost);
+      for (size_t count = 1; count <= kMost; ++count) {
+        std::vector<size_t> named;
+        for (size_t i = 0; i < count; ++i) named.push_back((count * 5 + i) % kMost);
+        const std::vector<std::vector<float>> motions = together.step(named);
+        for (size_t i = 0; i < count; ++i) {
+          CHECK(alone.members[named[i]]->step(alone.params[named[i]]) == motions[i]);
+        }
+      }
+      for (size_t i = 0; i < kMost; ++i) {
+        const Arena &a = together.members[i]->state, &b = alone.members[i]->state;
+        CHECK(std::memcmp(a.data(), b.data(), a.bytes()) == 0);
+      }
+    }
+  });
+}
+
+void test_calls_at_once_share_the_threads_of_a_model() {
+  const std::shared_ptr<const Model> model = EngineDriver::load(bundle_path, 3);
+  constexpr size_t kMembers = 24;
+  std::vector<size_t> all(kMembers);
+  std::iota(all.begin(), all.end(), size_t{0});
+  std::vector<std::vector<float>> last[3];
+  std::vector<std::thread> callers;
+  for (auto& motions : last) {
+    callers.emplace_back([&] {
+      Crowd crowd(model, kMembers);
+      for (int frame = 0; frame < 20; ++frame) motions = crowd.step(all);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(!last[0].empty() && last[0] == last[1] && last[0] == last[2]);
+}
+
+void test_a_request_that_fails_does_not_touch_the_others() {
+  const std::shared_ptr<const Model> model = EngineDriver::load(bundle_path, 1);
+  Crowd crowd(model, 3), straight(model, 3);
+  const std::vector<std::vector<float>> expected = straight.step({0, 1, 2});
+  std::vector<std::vector<float>> motions(3, std::vector<float>(expected[0].size()));
+  std::vector<StepRequest> requests(3);
+  for (size_t i = 0; i < 3; ++i) {
+    if (i != 1) crowd.members[i]->push_needed(crowd.params[i]);
+    requests[i].state = crowd.members[i]->state.data();
+    requests[i].params = &crowd.params[i];
+    requests[i].motion = motions[i].data();
+  }
+  const int64_t frame = crowd.members[1]->frame();
+  crowd.engine().step_batch(requests.data(), 3, crowd.workspace.data());
+  CHECK_ERROR(requests[1].status, UNILS_ERROR_STATE, "rows of track self");
+  CHECK(crowd.members[1]->frame() == frame);
+  CHECK_OK(requests[0].status);
+  CHECK_OK(requests[2].status);
+  CHECK(motions[0] == expected[0] && motions[2] == expected[2]);
+  CHECK(crowd.step({1})[0] == expected[1]);
 }
 
 void test_frames_do_not_depend_on_when_rows_were_pushed() {
@@ -385,6 +485,9 @@ int main() {
   BundleWriter().write(bundle_path);
   test_frames_equal_a_double_precision_recomputation_over_ring_wraps();
   test_a_step_is_a_function_of_its_state_alone();
+  test_a_frame_does_not_depend_on_who_shares_the_batch();
+  test_calls_at_once_share_the_threads_of_a_model();
+  test_a_request_that_fails_does_not_touch_the_others();
   test_frames_do_not_depend_on_when_rows_were_pushed();
   test_rewound_rows_leave_no_trace();
   test_rows_rewind_as_far_as_promised_and_no_further();

@@ -2,7 +2,9 @@
 // ends at.
 #include <atomic>
 #include <cstdlib>
+#include <memory>
 #include <new>
+#include <vector>
 
 #include "bundle_writer.h"
 #include "check.h"
@@ -68,6 +70,38 @@ int main() {
     CHECK(all_ok);
     CHECK(during == 0);
   });
+  {
+    const std::shared_ptr<const Model> model = EngineDriver::load(folder / "tiny", 2);
+    constexpr int kStates = 20;
+    std::vector<std::unique_ptr<EngineDriver>> drivers;
+    for (int i = 0; i < kStates; ++i) drivers.push_back(std::make_unique<EngineDriver>(model));
+    const StepEngine& engine = *drivers[0]->engine;
+    Arena workspace;
+    CHECK_OK(Arena::create(engine.workspace_bytes(kStates), &workspace));
+    const std::vector<float> row = made_up_row(Track::kSelf, 0);
+    std::vector<float> motion(static_cast<size_t>(kStates * engine.channels()));
+    const StepParams params;
+    std::vector<StepRequest> requests(kStates);
+    bool all_ok = true;
+    const long before = allocations;
+    for (int frame = 0; frame < 20; ++frame) {
+      for (int i = 0; i < kStates; ++i) {
+        StepRequest& request = requests[static_cast<size_t>(i)];
+        request.state = drivers[static_cast<size_t>(i)]->state.data();
+        request.params = &params;
+        request.motion = motion.data() + i * engine.channels();
+        for (const Track track : kTracks) {
+          all_ok = all_ok && engine.push_row(request.state, workspace.data(), track, row.data()).ok();
+        }
+      }
+      engine.step_batch(requests.data(), 1 + frame, workspace.data());
+      for (int i = 0; i < 1 + frame; ++i) all_ok = all_ok && requests[static_cast<size_t>(i)].status.ok();
+      for (int i = 1 + frame; i < kStates; ++i) engine.reset(requests[static_cast<size_t>(i)].state);
+    }
+    const long during = allocations - before;
+    CHECK(all_ok);
+    CHECK(during == 0);
+  }
   // The counter counts.
   const long before = allocations;
   void* volatile block = ::operator new(64);

@@ -11,8 +11,8 @@ class AudioEncoder {
   AudioEncoder() = default;
   AudioEncoder(Packer* packer, const unils_stream_sizes& sizes);
 
-  int scratch_floats() const;
-  // One row of `count` streams, at most CausalStack::kMaxStreams.
+  int scratch_floats(int count) const;
+  // `count` rows, at most kMaxBatchRows.
   void push_rows(const Kernels& kernels, const StateLayout& layout, const unils_row_request* requests, int count,
                  float* scratch) const;
 

@@ -24,8 +24,8 @@ void CausalStack::step(const Kernels& kernels, const Stream* streams, int count,
                        int64_t input_stride, float* scratch) const {
   const int stride = round_to_block(width_), wide_stride = round_to_block(expansion_ * width_);
   float* x = scratch;
-  float* h = x + kMaxStreams * stride;
-  float* wide = h + kMaxStreams * stride;
+  float* h = x + count * stride;
+  float* wide = h + count * stride;
   kernels.linear(input_, inputs, input_stride, x, stride, count, false);
   int i = 0;
   for (const Block& block : blocks_) {

@@ -1,5 +1,5 @@
 // CausalStack: linear input, causal blocks, LayerNorm: the trunk of the audio encoder and of both halves of the codec
-// (docs/stream-model.md, "Causal block"), one row of one or two streams at a time.
+// (docs/stream-model.md, "Causal block"), one row of a batch of streams at a time.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -24,21 +24,20 @@ class CausalStack {
   CausalStack() = default;
   CausalStack(Packer* packer, const std::string& name, int width, int depth, int kernel, int expansion);
 
-  static constexpr int kMaxStreams = 2;
   struct Stream {
-    const RowRing* history;  // of the blocks' earlier inputs, which this row's join
-    void* memory;            // that the ring lies in
-    int64_t position;        // of the row
-    float* out;              // (width)
+    const RowRing* history = nullptr;  // of the blocks' earlier inputs, which this row's join
+    void* memory = nullptr;            // that the ring lies in
+    int64_t position = 0;              // of the row
+    float* out = nullptr;              // (width)
   };
 
-  // Scratch for step.
-  int scratch_floats() const {
-    return kMaxStreams * (2 * round_to_block(width_) + round_to_block(expansion_ * width_));
+  // Scratch for `count` streams.
+  int scratch_floats(int count) const {
+    return count * (2 * round_to_block(width_) + round_to_block(expansion_ * width_));
   }
 
-  // The next row of `count` streams, at most kMaxStreams, in one pass over the weights; inputs: one row a stream. Each
-  // comes out as it would alone.
+  // The next row of `count` streams in one pass over the weights; inputs: one row a stream. Each comes out as it would
+  // alone.
   void step(const Kernels& kernels, const Stream* streams, int count, const float* inputs, int64_t input_stride,
             float* scratch) const;
 

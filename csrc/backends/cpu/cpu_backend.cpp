@@ -7,16 +7,19 @@
 #include <new>
 
 #include "backends/cpu/audio_encoder.h"
+#include "backends/cpu/batch.h"
 #include "backends/cpu/generator.h"
 #include "backends/cpu/motion_decoder.h"
 #include "backends/cpu/style_encoder.h"
+#include "backends/cpu/workers.h"
 #include "core/cpu.h"
 
 namespace unils {
 namespace {
 
 struct CpuModel {
-  CpuModel(const unils_model_spec& spec, const Kernels& model_kernels) : kernels(model_kernels), layout(*spec.sizes) {}
+  CpuModel(const unils_model_spec& spec, const Kernels& model_kernels)
+      : kernels(model_kernels), layout(*spec.sizes), workers(std::make_unique<Workers>(spec.threads)) {}
 
   const Kernels& kernels;
   StateLayout layout;
@@ -26,6 +29,7 @@ struct CpuModel {
   Generator generator;
   MotionDecoder decoder;
   StyleEncoder style;
+  std::unique_ptr<Workers> workers;  // the model is const, they are not
   Arena weights;
   Arena null_style;  // a state whose style prefix is the one of "no style"
 
@@ -40,9 +44,43 @@ struct CpuModel {
     return packer.floats();
   }
 
-  size_t workspace_floats() const {
-    const int step = std::max({audio.scratch_floats(), generator.scratch_floats(), decoder.scratch_floats()});
-    return static_cast<size_t>(step) + static_cast<size_t>(style_floats) + style.scratch_floats();
+  // Threads that it pays to share a call of `count` sessions among.
+  int lanes(int count) const { return std::clamp(count / kMinBatch, 1, workers->lanes()); }
+  // Parts that such a call is cut into, as even as can be.
+  int parts(int count) const {
+    const int at_once = lanes(count) * kMaxBatch;
+    return std::min(count, lanes(count) * ((count + at_once - 1) / at_once));
+  }
+  // Of one thread's scratch, for a part of `count` sessions.
+  size_t lane_floats(int count) const {
+    const int floats = std::max(
+        {audio.scratch_floats(2 * count), generator.scratch_floats(count), decoder.scratch_floats(count)});
+    return round_up(static_cast<size_t>(floats), kCacheLine / sizeof(float));
+  }
+  size_t workspace_floats(int sessions) const {
+    const size_t styled = static_cast<size_t>(style_floats) +
+                          std::max(style.scratch_floats(), static_cast<size_t>(generator.scratch_floats(1)));
+    const auto others = static_cast<size_t>(lanes(sessions) - 1);
+    return std::max(styled, others * lane_floats(kMaxBatch) + lane_floats(std::min(sessions, kMaxBatch)));
+  }
+
+  // body(begin, end, scratch) for parts of `count` requests of `sessions` sessions.
+  template <typename Body>
+  void run(int count, int sessions, void* workspace, const Body& body) const {
+    struct Call {
+      const CpuModel& cpu;
+      const Body& body;
+      int count, parts;
+      float* workspace;
+    };
+    const Call call = {*this, body, count, parts(sessions), static_cast<float*>(workspace)};
+    const auto run_part = [](const void* of, int part, int lane) {
+      const Call& c = *static_cast<const Call*>(of);
+      const auto at = [&c](int n) { return static_cast<int>(int64_t{c.count} * n / c.parts); };
+      const size_t before = lane == 0 ? 0 : static_cast<size_t>(lane) * c.cpu.lane_floats(kMaxBatch);
+      c.body(at(part), at(part + 1), c.workspace + before);
+    };
+    workers->run(run_part, &call, call.parts);
   }
 };
 
@@ -72,7 +110,7 @@ Status create(const unils_model_spec& spec, std::unique_ptr<CpuModel>* created) 
   model->style_floats = round_to_block(spec.sizes->style_tokens * spec.sizes->width);
 
   Arena scratch;
-  UNILS_RETURN_IF_ERROR(Arena::create(model->workspace_floats() * sizeof(float), &scratch));
+  UNILS_RETURN_IF_ERROR(Arena::create(model->workspace_floats(1) * sizeof(float), &scratch));
   UNILS_RETURN_IF_ERROR(Arena::create(model->layout.bytes, &model->null_style));
   model->generator.set_style_tokens(model->kernels, model->layout, model->null_style.data(),
                                     model->generator.null_style(), scratch.at<float>(0));
@@ -98,8 +136,8 @@ unils_status model_create(const unils_model_spec* spec, unils_backend_model** mo
 
 void model_free(unils_backend_model* model) { delete reinterpret_cast<CpuModel*>(model); }
 
-size_t workspace_bytes(const unils_backend_model* model) {
-  return round_up(model_of(model).workspace_floats() * sizeof(float), kCacheLine);
+size_t workspace_bytes(const unils_backend_model* model, int32_t sessions) {
+  return round_up(model_of(model).workspace_floats(sessions) * sizeof(float), kCacheLine);
 }
 
 int64_t weight_bytes(const unils_backend_model* model) {
@@ -124,23 +162,19 @@ unils_status set_style(const unils_backend_model* model, void* state, void* work
 unils_status push_rows(const unils_backend_model* model, const unils_row_request* requests, int32_t count,
                        void* workspace, unils_sentence*) {
   const CpuModel& cpu = model_of(model);
-  for (int32_t i = 0; i < count; i += CausalStack::kMaxStreams) {
-    cpu.audio.push_rows(cpu.kernels, cpu.layout, requests + i, std::min(CausalStack::kMaxStreams, count - i),
-                        static_cast<float*>(workspace));
-  }
+  cpu.run(count, (count + 1) / 2, workspace, [&](int begin, int end, float* scratch) {
+    cpu.audio.push_rows(cpu.kernels, cpu.layout, requests + begin, end - begin, scratch);
+  });
   return UNILS_OK;
 }
 
 unils_status step(const unils_backend_model* model, const unils_step_request* requests, int32_t count, void* workspace,
                   unils_sentence*) {
   const CpuModel& cpu = model_of(model);
-  auto* scratch = static_cast<float*>(workspace);
-  for (int32_t i = 0; i < count; ++i) {
-    const unils_step_request& request = requests[i];
-    cpu.generator.step(cpu.kernels, cpu.layout, request, scratch);
-    cpu.decoder.step(cpu.kernels, cpu.layout, request.state, request.frame,
-                     arena_at<float>(request.state, cpu.layout.bits), scratch, request.motion);
-  }
+  cpu.run(count, count, workspace, [&](int begin, int end, float* scratch) {
+    cpu.generator.step(cpu.kernels, cpu.layout, requests + begin, end - begin, scratch);
+    cpu.decoder.step(cpu.kernels, cpu.layout, requests + begin, end - begin, scratch);
+  });
   return UNILS_OK;
 }
 

@@ -1,4 +1,4 @@
-// Generator: one token a frame, two rows at most (with and without audio) in one pass over the weights.
+// Generator: one token a frame and session; all rows of a batch, with and without audio, in one pass over the weights.
 #pragma once
 #include "backends/cpu/causal_stack.h"
 #include "engine/rope.h"
@@ -11,9 +11,10 @@ class Generator {
   Generator() = default;
   Generator(Packer* packer, const unils_stream_sizes& sizes);
 
-  int scratch_floats() const;
-  // Samples the bits of request.frame into the state (layout.bits).
-  void step(const Kernels& kernels, const StateLayout& layout, const unils_step_request& request, float* scratch) const;
+  int scratch_floats(int count) const;
+  // Samples the bits of the frame of `count` requests, at most kMaxBatch, into their states (layout.bits).
+  void step(const Kernels& kernels, const StateLayout& layout, const unils_step_request* requests, int count,
+            float* scratch) const;
 
   // Writes the keys and values of style tokens (S, W) into the state, for every layer.
   void set_style_tokens(const Kernels& kernels, const StateLayout& layout, void* state, const float* tokens,
@@ -36,15 +37,13 @@ class Generator {
     PackedLinear bits;  // from the bits of the levels before; empty at level 0
     PackedLinear output;
   };
-  // What the parts of a step share; pointers into scratch, rows `stride` floats apart.
+  // What the parts of a step share; pointers into scratch.
   struct Work;
 
-  Work work_in(float* scratch) const;
-  void attend_self(const Kernels& kernels, const StateLayout& layout, const unils_step_request& request, int layer,
-                   int rows, Work* work) const;
-  void attend_track(const Kernels& kernels, const StateLayout& layout, const unils_step_request& request, int layer,
-                    int track, Work* work) const;
-  void sample(const Kernels& kernels, const unils_step_request& request, int rows, float* bits, Work* work) const;
+  Work work_in(float* scratch, int count) const;
+  void attend_self(const Kernels& kernels, const StateLayout& layout, int layer, const Work& work) const;
+  void attend_track(const Kernels& kernels, const StateLayout& layout, int layer, int track, const Work& work) const;
+  void sample(const Kernels& kernels, const Work& work) const;
 
   unils_stream_sizes sizes_ = {};
   int head_width_ = 0;

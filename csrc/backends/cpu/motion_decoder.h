@@ -10,10 +10,10 @@ class MotionDecoder {
   MotionDecoder() = default;
   MotionDecoder(Packer* packer, const unils_stream_sizes& sizes, const float* gains);
 
-  int scratch_floats() const;
-  // bits: (levels * d) of +-1; motion: (D) in the rig's units.
-  void step(const Kernels& kernels, const StateLayout& layout, void* state, int64_t frame, const float* bits,
-            float* scratch, float* motion) const;
+  int scratch_floats(int count) const;
+  // The motion of `count` requests, at most kMaxBatch, in the rig's units, from the bits in their states.
+  void step(const Kernels& kernels, const StateLayout& layout, const unils_step_request* requests, int count,
+            float* scratch) const;
 
  private:
   unils_stream_sizes sizes_ = {};

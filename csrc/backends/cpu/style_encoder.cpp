@@ -23,7 +23,7 @@ StyleEncoder::StyleEncoder(Packer* packer, const unils_stream_sizes& sizes, cons
 size_t StyleEncoder::scratch_floats() const {
   return history_bytes_ / sizeof(float) + size_t{UNILS_STYLE_MAX_FRAMES} * static_cast<size_t>(sizes_.bits) +
          static_cast<size_t>(round_to_block(sizes_.channels) + round_to_block(sizes_.codec_width) +
-                             round_to_block(sizes_.bits) + round_to_block(sizes_.width) + stack_.scratch_floats());
+                             round_to_block(sizes_.bits) + round_to_block(sizes_.width) + stack_.scratch_floats(1));
 }
 
 void StyleEncoder::encode(const Kernels& kernels, const float* motion, int64_t frames, float* scratch,
@@ -35,7 +35,7 @@ void StyleEncoder::encode(const Kernels& kernels, const float* motion, int64_t f
   float* pooled = row + round_to_block(sizes_.codec_width);
   float* hidden = pooled + round_to_block(d);
   float* stack_scratch = hidden + round_to_block(W);
-  float* latents = stack_scratch + stack_.scratch_floats();  // (frames, d)
+  float* latents = stack_scratch + stack_.scratch_floats(1);  // (frames, d)
 
   for (int64_t frame = 0; frame < frames; ++frame) {
     for (int i = 0; i < D; ++i) normal[i] = (motion[frame * D + i] - motion_mean_[i]) / motion_std_[i];

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define UNILS_BACKEND_VERSION 1
+#define UNILS_BACKEND_VERSION 2
 
 /* Frames of a style clip: 1 to 20 seconds. */
 #define UNILS_STYLE_MIN_FRAMES 25
@@ -46,7 +46,7 @@ typedef struct unils_model_spec {
   const float* gains;          /* (levels) */
   const unils_tensor* tensors; /* every tensor of the model, sorted by name, each of the right shape and finite */
   int32_t tensor_count;
-  int32_t threads; /* upper bound for one call; a backend may use fewer */
+  int32_t threads; /* upper bound for one call of many requests; a backend may use fewer */
 } unils_model_spec;
 
 typedef struct unils_backend_model unils_backend_model; /* opaque */
@@ -77,7 +77,9 @@ typedef struct unils_backend {
   int32_t (*score)(unils_sentence* detail);
   unils_status (*model_create)(const unils_model_spec* spec, unils_backend_model** model, unils_sentence* why);
   void (*model_free)(unils_backend_model* model);
-  size_t (*workspace_bytes)(const unils_backend_model* model);
+  /* Of calls for at most `sessions` sessions: a step of each, or a row of each of their tracks. set_style needs that of
+   * one session. */
+  size_t (*workspace_bytes)(const unils_backend_model* model, int32_t sessions);
   int64_t (*weight_bytes)(const unils_backend_model* model); /* what one step and its two rows read, each weight once */
   /* Writes the no-style prefix into a zeroed state. */
   void (*reset)(const unils_backend_model* model, void* state);
@@ -88,7 +90,7 @@ typedef struct unils_backend {
    * whichever others are made with it. */
   unils_status (*push_rows)(const unils_backend_model* model, const unils_row_request* requests, int32_t count,
                             void* workspace, unils_sentence* why);
-  /* `count` requests, each of a state of its own. */
+  /* `count` requests, each of a state of its own, any subset of the sessions of a model; the same promise. */
   unils_status (*step)(const unils_backend_model* model, const unils_step_request* requests, int32_t count,
                        void* workspace, unils_sentence* why);
 } unils_backend;
