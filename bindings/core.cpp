@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "unils/unils.h"
 
@@ -176,16 +177,22 @@ class Model {
   unils_model_info info_ = sized<unils_model_info>();
 };
 
-class Session {
- public:
-  Session(const Model& model, int clock, std::optional<int32_t> look_ahead_self,
-          std::optional<int32_t> look_ahead_other, std::optional<float> temperature, std::optional<float> top_p,
-          std::optional<float> cfg_scale, uint64_t seed, const std::optional<ContiguousArray<float>>& style,
-          bool smoothing, int mode, std::optional<int32_t> hop_frames, int32_t faces,
-          const std::optional<ContiguousArray<float>>& style_other)
-      : channels_(model.channels()), faces_(faces) {
+// What a session is made with; `None` is the model's default.
+struct SessionOptions {
+  int clock;
+  std::optional<int32_t> look_ahead_self, look_ahead_other;
+  std::optional<float> temperature, top_p, cfg_scale;
+  uint64_t seed;
+  std::optional<ContiguousArray<float>> style;
+  bool smoothing;
+  int mode;
+  std::optional<int32_t> hop_frames;
+  int32_t faces;
+  std::optional<ContiguousArray<float>> style_other;
+
+  unils_session_options native(const unils_model* model) const {
     auto options = sized<unils_session_options>();
-    run([&] { return unils_session_options_init(model.handle(), &options); });
+    run([&] { return unils_session_options_init(model, &options); });
     options.clock = static_cast<unils_clock>(clock);
     options.look_ahead_self = look_ahead_self.value_or(options.look_ahead_self);
     options.look_ahead_other = look_ahead_other.value_or(options.look_ahead_other);
@@ -205,11 +212,25 @@ class Session {
       options.style_other = style_other->data();
       options.style_frames = style_other->shape(0);
     }
-    run([&] { return unils_session_create(model.handle(), &options, &handle_); });
+    return options;
   }
-  ~Session() { unils_session_free(handle_); }
-  Session(const Session&) = delete;
-  Session& operator=(const Session&) = delete;
+};
+
+class Session {
+ public:
+  Session(const Model& model, const SessionOptions& given) : channels_(model.channels()), faces_(given.faces) {
+    const unils_session_options options = given.native(model.handle());
+    unils_session* session = nullptr;
+    run([&] { return unils_session_create(model.handle(), &options, &session); });
+    handle_.reset(session, &unils_session_free);
+  }
+  // handle: of a pool, which it keeps alive.
+  Session(std::shared_ptr<unils_session> handle, int64_t id, int32_t channels)
+      : handle_(std::move(handle)), id_(id), channels_(channels), faces_(1) {}
+
+  int64_t id() const { return id_; }
+  // Calls in flight on other threads keep the session until they return.
+  void close() { handle_.reset(); }
 
   template <typename T>
   int64_t push_audio(int track, const ContiguousArray<T>& samples, int32_t sample_rate) {
@@ -217,8 +238,9 @@ class Session {
     const T* data = samples.data();
     const int64_t count = samples.size();
     int64_t taken = 0;
+    const auto session = open();
     run([&] {
-      return unils_session_push_audio(handle_, static_cast<unils_track>(track), data, format, count, sample_rate,
+      return unils_session_push_audio(session.get(), static_cast<unils_track>(track), data, format, count, sample_rate,
                                       &taken);
     });
     return taken;
@@ -236,7 +258,8 @@ class Session {
     unils_frames frames{values.mutable_data(), index.mutable_data(), pts_seconds.mutable_data(),
                         generation.mutable_data()};
     int64_t count = 0;
-    if (capacity > 0) run([&] { return unils_session_pull_frames(handle_, &frames, capacity, &count); });
+    const auto session = open();
+    if (capacity > 0) run([&] { return unils_session_pull_frames(session.get(), &frames, capacity, &count); });
     if (count < capacity) {
       const py::slice made(0, count, 1);
       return py::make_tuple(values[made], index[made], pts_seconds[made], generation[made]);
@@ -245,43 +268,50 @@ class Session {
   }
 
   int64_t frames_ready() const {
+    const auto session = open();
     int64_t count = 0;
-    run([&] { return unils_session_frames_ready(handle_, &count); });
+    run([&] { return unils_session_frames_ready(session.get(), &count); });
     return count;
   }
 
   int64_t interrupt() {
+    const auto session = open();
     int64_t generation = 0;
-    run([&] { return unils_session_interrupt(handle_, &generation); });
+    run([&] { return unils_session_interrupt(session.get(), &generation); });
     return generation;
   }
 
   void finish() {
-    run([&] { return unils_session_finish(handle_); });
+    const auto session = open();
+    run([&] { return unils_session_finish(session.get()); });
   }
 
   void reset() {
-    run([&] { return unils_session_reset(handle_); });
+    const auto session = open();
+    run([&] { return unils_session_reset(session.get()); });
   }
 
   py::bytes snapshot() const {
-    const size_t bytes = unils_session_snapshot_bytes(handle_);
+    const auto session = open();
+    const size_t bytes = unils_session_snapshot_bytes(session.get());
     auto state = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bytes)));
     if (!state) throw py::error_already_set();
     char* data = PyBytes_AS_STRING(state.ptr());
-    run([&] { return unils_session_snapshot(handle_, data, bytes); });
+    run([&] { return unils_session_snapshot(session.get(), data, bytes); });
     return state;
   }
 
   void restore(const py::bytes& state) {
+    const auto session = open();
     const char* data = PyBytes_AS_STRING(state.ptr());
     const auto bytes = static_cast<size_t>(PyBytes_GET_SIZE(state.ptr()));
-    run([&] { return unils_session_restore(handle_, data, bytes); });
+    run([&] { return unils_session_restore(session.get(), data, bytes); });
   }
 
   py::dict latency() const {
     auto latency = sized<unils_latency>();
-    run([&] { return unils_session_get_latency(handle_, &latency); });
+    const auto session = open();
+    run([&] { return unils_session_get_latency(session.get(), &latency); });
     return py::dict("hop_ms"_a = latency.hop_ms, "look_ahead_self_ms"_a = latency.look_ahead_self_ms,
                     "look_ahead_other_ms"_a = latency.look_ahead_other_ms,
                     "resampler_self_ms"_a = latency.resampler_self_ms,
@@ -291,7 +321,8 @@ class Session {
 
   py::dict stats() const {
     auto stats = sized<unils_stats>();
-    run([&] { return unils_session_get_stats(handle_, &stats); });
+    const auto session = open();
+    run([&] { return unils_session_get_stats(session.get(), &stats); });
     return py::dict("frames"_a = stats.frames, "step_p50_us"_a = stats.step_p50_us, "step_p95_us"_a = stats.step_p95_us,
                     "step_p99_us"_a = stats.step_p99_us, "samples_self"_a = stats.samples_self,
                     "samples_other"_a = stats.samples_other, "skew_samples"_a = stats.skew_samples,
@@ -300,8 +331,74 @@ class Session {
   }
 
  private:
-  unils_session* handle_ = nullptr;
+  std::shared_ptr<unils_session> open() const {
+    if (handle_ == nullptr) raise(UNILS_ERROR_STATE, "this session is closed");
+    return handle_;
+  }
+
+  std::shared_ptr<unils_session> handle_;
+  int64_t id_ = 0;
   int32_t channels_, faces_;
+};
+
+class Pool {
+ public:
+  Pool(const Model& model, int32_t max_sessions) : model_(model.handle()), channels_(model.channels()) {
+    auto options = sized<unils_pool_options>();
+    options.max_sessions = max_sessions;
+    unils_pool* pool = nullptr;
+    run([&] { return unils_pool_create(model.handle(), &options, &pool); });
+    handle_.reset(pool, &unils_pool_free);
+  }
+
+  Session session(const SessionOptions& given) {
+    const auto pool = open();
+    const unils_session_options options = given.native(model_);
+    unils_session* session = nullptr;
+    int64_t id = 0;
+    run([&] { return unils_pool_session(pool.get(), &options, &session, &id); });
+    return Session({session, [pool](unils_session* gone) { unils_session_free(gone); }}, id, channels_);
+  }
+
+  // (session, values, index, pts_seconds, generation): (n,), (n, D), (n,), (n,), (n,)
+  py::tuple pull(std::optional<int64_t> max_frames) {
+    const auto pool = open();
+    // One at least: a pull also makes frames that cannot leave yet, as smoothing has them.
+    int64_t capacity = 0;
+    run([&] { return unils_pool_frames_ready(pool.get(), &capacity); });
+    capacity = std::max<int64_t>(1, capacity);
+    if (max_frames) capacity = std::min(capacity, *max_frames);
+    ContiguousArray<float> values({capacity, int64_t{channels_}});
+    ContiguousArray<int64_t> session(capacity), index(capacity), generation(capacity);
+    ContiguousArray<double> pts_seconds(capacity);
+    const unils_pool_frames frames{{values.mutable_data(), index.mutable_data(), pts_seconds.mutable_data(),
+                                    generation.mutable_data()},
+                                   session.mutable_data()};
+    int64_t count = 0;
+    if (capacity > 0) run([&] { return unils_pool_pull(pool.get(), &frames, capacity, &count); });
+    const py::slice made(0, count, 1);
+    return py::make_tuple(session[made], values[made], index[made], pts_seconds[made], generation[made]);
+  }
+
+  py::dict stats() const {
+    const auto pool = open();
+    auto stats = sized<unils_pool_stats>();
+    run([&] { return unils_pool_get_stats(pool.get(), &stats); });
+    return py::dict("max_sessions"_a = stats.max_sessions, "sessions"_a = stats.sessions, "bytes"_a = stats.bytes);
+  }
+
+  // Its memory goes with its last session.
+  void close() { handle_.reset(); }
+
+ private:
+  std::shared_ptr<unils_pool> open() const {
+    if (handle_ == nullptr) raise(UNILS_ERROR_STATE, "this pool is closed");
+    return handle_;
+  }
+
+  const unils_model* model_;  // the Python layer keeps it
+  std::shared_ptr<unils_pool> handle_;
+  int32_t channels_;
 };
 
 py::list backends() {
@@ -327,12 +424,17 @@ PYBIND11_MODULE(_core, m) {
            "threads"_a, "graph_runner"_a)
       .def("info", &Model::info);
 
+  py::class_<SessionOptions>(m, "SessionOptions")
+      .def(py::init<int, std::optional<int32_t>, std::optional<int32_t>, std::optional<float>, std::optional<float>,
+                    std::optional<float>, uint64_t, std::optional<ContiguousArray<float>>, bool, int,
+                    std::optional<int32_t>, int32_t, std::optional<ContiguousArray<float>>>(),
+           "clock"_a, "look_ahead_self"_a, "look_ahead_other"_a, "temperature"_a, "top_p"_a, "cfg_scale"_a, "seed"_a,
+           "style"_a, "smoothing"_a, "mode"_a, "hop_frames"_a, "faces"_a, "style_other"_a);
+
   py::class_<Session>(m, "Session")
-      .def(py::init<const Model&, int, std::optional<int32_t>, std::optional<int32_t>, std::optional<float>,
-                    std::optional<float>, std::optional<float>, uint64_t, std::optional<ContiguousArray<float>>,
-                    bool, int, std::optional<int32_t>, int32_t, std::optional<ContiguousArray<float>>>(),
-           "model"_a, "clock"_a, "look_ahead_self"_a, "look_ahead_other"_a, "temperature"_a, "top_p"_a, "cfg_scale"_a,
-           "seed"_a, "style"_a, "smoothing"_a, "mode"_a, "hop_frames"_a, "faces"_a, "style_other"_a)
+      .def(py::init<const Model&, const SessionOptions&>(), "model"_a, "options"_a)
+      .def("id", &Session::id)
+      .def("close", &Session::close)
       .def("push_audio", &Session::push_audio<int16_t>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
       .def("push_audio", &Session::push_audio<float>, "track"_a, py::arg("samples").noconvert(), "sample_rate"_a)
       .def("pull_frames", &Session::pull_frames, "max_frames"_a)
@@ -344,4 +446,11 @@ PYBIND11_MODULE(_core, m) {
       .def("restore", &Session::restore, "state"_a)
       .def("latency", &Session::latency)
       .def("stats", &Session::stats);
+
+  py::class_<Pool>(m, "Pool")
+      .def(py::init<const Model&, int32_t>(), "model"_a, "max_sessions"_a)
+      .def("session", &Pool::session, "options"_a)
+      .def("pull", &Pool::pull, "max_frames"_a)
+      .def("stats", &Pool::stats)
+      .def("close", &Pool::close);
 }

@@ -14,6 +14,7 @@ namespace unils {
 
 class TrackClock {
  public:
+  TrackClock() = default;
   TrackClock(unils_clock mode, int hop_samples, int look_ahead_self, int look_ahead_other)
       : mode_(mode), hop_samples_(hop_samples), look_ahead_{look_ahead_self, look_ahead_other} {}
 
@@ -35,9 +36,9 @@ class TrackClock {
   }
 
  private:
-  unils_clock mode_;
-  int hop_samples_;
-  int look_ahead_[2];
+  unils_clock mode_ = UNILS_CLOCK_BOTH;
+  int hop_samples_ = 1;
+  int look_ahead_[2] = {};
 };
 
 }  // namespace unils

@@ -14,13 +14,22 @@
 #include "core/status.h"
 #include "model/model.h"
 #include "session/session.h"
+#include "session/session_pool.h"
 
 struct unils_model {
   std::shared_ptr<const unils::Model> model;
 };
 
 struct unils_session {
-  std::unique_ptr<unils::Session> session;
+  std::unique_ptr<unils::Session> owned;
+  unils::Session* session = nullptr;
+  unils::SessionPool* pool = nullptr;  // that owns it instead
+  int place = 0;
+};
+
+struct unils_pool {
+  std::unique_ptr<unils::SessionPool> pool;
+  std::unique_ptr<unils_session[]> sessions;  // by place
 };
 
 namespace {
@@ -88,6 +97,7 @@ const char* unils_status_name(unils_status status) {
     case UNILS_ERROR_OUT_OF_MEMORY: return "UNILS_ERROR_OUT_OF_MEMORY";
     case UNILS_ERROR_NOT_FINITE: return "UNILS_ERROR_NOT_FINITE";
     case UNILS_ERROR_INTERNAL: return "UNILS_ERROR_INTERNAL";
+    case UNILS_ERROR_FULL: return "UNILS_ERROR_FULL";
   }
   return "unknown status";
 }
@@ -196,13 +206,20 @@ unils_status unils_session_create(const unils_model* model, const unils_session_
     UNILS_RETURN_IF_ERROR(unils::SessionSpec::from_model(model->model, &spec));
     auto made = std::make_unique<unils_session>();
     UNILS_RETURN_IF_ERROR(
-        unils::Session::create(std::move(spec), options != nullptr ? *options : defaults, &made->session));
+        unils::Session::create(std::move(spec), options != nullptr ? *options : defaults, &made->owned));
+    made->session = made->owned.get();
     *session = made.release();
     return Status();
   });
 }
 
-void unils_session_free(unils_session* session) { delete session; }
+void unils_session_free(unils_session* session) {
+  if (session != nullptr && session->pool != nullptr) {
+    session->pool->close(session->place);
+  } else {
+    delete session;
+  }
+}
 
 unils_status unils_session_push_audio(unils_session* session, unils_track track, const void* samples,
                                       unils_sample_format format, int64_t count, int32_t sample_rate, int64_t* taken) {
@@ -223,6 +240,9 @@ unils_status unils_session_pull_frames(unils_session* session, const unils_frame
     *count = 0;
     UNILS_REQUIRE(session);
     UNILS_REQUIRE(frames);
+    if (session->pool != nullptr) {
+      return error(UNILS_ERROR_STATE, "the frames of this session come from its pool; call unils_pool_pull");
+    }
     return session->session->pull_frames(*frames, capacity, count);
   });
 }
@@ -277,6 +297,76 @@ unils_status unils_session_restore(unils_session* session, const void* buffer, s
     UNILS_REQUIRE(session);
     UNILS_REQUIRE(buffer);
     return session->session->restore(buffer, bytes);
+  });
+}
+
+unils_status unils_pool_create(const unils_model* model, const unils_pool_options* options, unils_pool** pool) {
+  return run([&]() -> Status {
+    UNILS_REQUIRE(pool);
+    *pool = nullptr;
+    UNILS_REQUIRE(model);
+    UNILS_REQUIRE(options);
+    UNILS_INPUT(options, unils_pool_options);
+    auto made = std::make_unique<unils_pool>();
+    UNILS_RETURN_IF_ERROR(unils::SessionPool::create(model->model, options->max_sessions, &made->pool));
+    made->sessions = std::make_unique<unils_session[]>(static_cast<size_t>(options->max_sessions));
+    for (int i = 0; i < options->max_sessions; ++i) {
+      unils_session& session = made->sessions[static_cast<size_t>(i)];
+      session.session = &made->pool->session(i);
+      session.pool = made->pool.get();
+      session.place = i;
+    }
+    *pool = made.release();
+    return Status();
+  });
+}
+
+void unils_pool_free(unils_pool* pool) { delete pool; }
+
+unils_status unils_pool_session(unils_pool* pool, const unils_session_options* options, unils_session** session,
+                                int64_t* id) {
+  return run([&]() -> Status {
+    UNILS_REQUIRE(session);
+    *session = nullptr;
+    UNILS_REQUIRE(id);
+    *id = 0;
+    UNILS_REQUIRE(pool);
+    if (options != nullptr) UNILS_INPUT(options, unils_session_options);
+    int place = 0;
+    UNILS_RETURN_IF_ERROR(
+        pool->pool->open(options != nullptr ? *options : pool->pool->default_options(), &place, id));
+    *session = &pool->sessions[static_cast<size_t>(place)];
+    return Status();
+  });
+}
+
+unils_status unils_pool_pull(unils_pool* pool, const unils_pool_frames* frames, int64_t capacity, int64_t* count) {
+  return run([&]() -> Status {
+    UNILS_REQUIRE(count);
+    *count = 0;
+    UNILS_REQUIRE(pool);
+    UNILS_REQUIRE(frames);
+    return pool->pool->pull(frames->frames, frames->session, capacity, count);
+  });
+}
+
+unils_status unils_pool_frames_ready(unils_pool* pool, int64_t* count) {
+  return run([&]() -> Status {
+    UNILS_REQUIRE(count);
+    *count = 0;
+    UNILS_REQUIRE(pool);
+    return pool->pool->frames_ready(count);
+  });
+}
+
+unils_status unils_pool_get_stats(const unils_pool* pool, unils_pool_stats* stats) {
+  return run([&]() -> Status {
+    UNILS_REQUIRE(pool);
+    UNILS_OUTPUT(stats, unils_pool_stats);
+    stats->max_sessions = pool->pool->max_sessions();
+    stats->sessions = pool->pool->sessions();
+    stats->bytes = pool->pool->bytes();
+    return Status();
   });
 }
 

@@ -23,6 +23,7 @@ class FrameQueue {
   static size_t capacity(int block, bool smoothing) {
     return static_cast<size_t>(block) + (smoothing ? SavitzkyGolay::kFrames - 1 : 0);
   }
+  FrameQueue() = default;
   // block: frames that one push brings, at most. values: (capacity, channels), generations: (capacity), owned by the
   // caller.
   FrameQueue(float* values, int64_t* generations, int block, int channels, bool smoothing)
@@ -91,12 +92,12 @@ class FrameQueue {
   }
   float* at(int64_t frame) const { return values_ + ring_.slot(frame) * channels_; }
 
-  float* values_;
-  int64_t* generations_;
+  float* values_ = nullptr;
+  int64_t* generations_ = nullptr;
   RingIndex ring_;
-  int64_t block_;
-  int channels_;
-  bool smoothing_;
+  int64_t block_ = 1;
+  int channels_ = 0;
+  bool smoothing_ = false;
   State state_;
 };
 

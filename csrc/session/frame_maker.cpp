@@ -13,4 +13,17 @@ Status FrameMaker::create(SessionSpec* spec, const unils_session_options& option
   return Status();
 }
 
+// Only sessions that step by the frame have use for what follows.
+static Status not_together() {
+  return Status(UNILS_ERROR_INVALID_ARGUMENT,
+                "a pool steps sessions of family stream; in family published a session of its own makes whole windows, "
+                "of two faces at once if need be");
+}
+
+Status FrameMaker::reopen(const unils_session_options&, ArenaLayout*, ArenaLayout*) { return not_together(); }
+
+Status FrameMaker::begin(int64_t, Tracks*, StepRequest*) { return not_together(); }
+
+void FrameMaker::end(int64_t, Tracks*) {}
+
 }  // namespace unils

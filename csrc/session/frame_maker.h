@@ -20,6 +20,9 @@ class FrameMaker {
   static Status create(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
                        ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker);
   virtual ~FrameMaker() = default;
+  // Other options, in the memory that the first ones asked for. UNILS_ERROR_INVALID_ARGUMENT when an option, or the
+  // family, does not allow it.
+  virtual Status reopen(const unils_session_options& options, ArenaLayout* state, ArenaLayout* scratch);
 
   // The memory laid out above, once, before anything else.
   virtual void bind(void* state, void* scratch) = 0;
@@ -29,6 +32,10 @@ class FrameMaker {
   // consumes the audio that no later frame needs. Audio that is not there is silence. When it fails, it can be called
   // again.
   virtual Status make(int64_t frame, Tracks* tracks, float* motion) = 0;
+  // make() in two halves, for frames of several sessions that are stepped together: the first leaves the request, the
+  // second follows when it has been answered.
+  virtual Status begin(int64_t frame, Tracks* tracks, StepRequest* request);
+  virtual void end(int64_t frame, Tracks* tracks);
   // Forgets what was heard of a track from `frame`, the next to be made, on.
   virtual Status forget(unils_track track, int64_t frame, Tracks* tracks) = 0;
   // Whether the bound state can be that of a session whose next frame is `frame`.

@@ -7,33 +7,9 @@
 #include <utility>
 
 #include "core/int_of.h"
+#include "session/pulling.h"
 
 namespace unils {
-namespace {
-
-// The puller's side of a session, for one call. Not a mutex: whoever comes second is told, and does not wait.
-class Pulling {
- public:
-  explicit Pulling(std::atomic<bool>& flag) : flag_(flag), mine_(!flag.exchange(true, std::memory_order_acquire)) {}
-  ~Pulling() {
-    if (mine_) flag_.store(false, std::memory_order_release);
-  }
-  Pulling(const Pulling&) = delete;
-  Pulling& operator=(const Pulling&) = delete;
-  Status status() const {
-    if (mine_) return Status();
-    return error(UNILS_ERROR_BUSY,
-                 "another thread is inside this session; only push_audio may run beside another call, so give each "
-                 "session one pulling thread");
-  }
-
- private:
-  std::atomic<bool>& flag_;
-  bool mine_;
-};
-
-}  // namespace
-
 Session::Layout::Layout(const SessionSpec& spec, const unils_session_options& options) {
   const int block_frames = spec.block_frames(options);
   const size_t frame_values = static_cast<size_t>(options.faces) * spec.channels.size();
@@ -106,18 +82,44 @@ Status Session::check(const SessionSpec& spec, const unils_session_options& opti
 }
 
 Status Session::create(SessionSpec spec, const unils_session_options& options, std::unique_ptr<Session>* session) {
+  return create(std::move(spec), options, options, session);
+}
+
+Status Session::create_reopenable(SessionSpec spec, const unils_session_options& options,
+                                  std::unique_ptr<Session>* session) {
+  unils_session_options widest = options;
+  widest.style_frames = kMaxStyleFrames;
+  widest.smoothing = 1;
+  return create(std::move(spec), options, widest, session);
+}
+
+Status Session::create(SessionSpec spec, const unils_session_options& options, const unils_session_options& widest,
+                       std::unique_ptr<Session>* session) {
   UNILS_RETURN_IF_ERROR(check(spec, options));
   Layout layout(spec, options);
+  // What the maker holds does not change with these options.
+  const Layout wide(spec, widest);
+  const size_t spare_state = wide.state.bytes() - layout.state.bytes();
+  const size_t spare_scratch = wide.scratch.bytes() - layout.scratch.bytes();
   std::unique_ptr<FrameMaker> maker;
   UNILS_RETURN_IF_ERROR(FrameMaker::create(&spec, options, &layout.state, &layout.scratch, &maker));
   Arena state, scratch;
-  UNILS_RETURN_IF_ERROR(Arena::create(layout.state.bytes(), &state));
-  UNILS_RETURN_IF_ERROR(Arena::create(layout.scratch.bytes(), &scratch));
+  UNILS_RETURN_IF_ERROR(Arena::create(layout.state.bytes() + spare_state, &state));
+  UNILS_RETURN_IF_ERROR(Arena::create(layout.scratch.bytes() + spare_scratch, &scratch));
   std::unique_ptr<Session> made(
       new Session(spec, options, std::move(maker), layout, std::move(state), std::move(scratch)));
   UNILS_RETURN_IF_ERROR(made->start_over());
   *session = std::move(made);
   return Status();
+}
+
+Status Session::reopen(const SessionSpec& spec, const unils_session_options& options) {
+  UNILS_RETURN_IF_ERROR(check(spec, options));
+  Layout layout(spec, options);
+  UNILS_RETURN_IF_ERROR(maker_->reopen(options, &layout.state, &layout.scratch));
+  const TrackLock lock(self_, other_);
+  open(spec, options, layout);
+  return start_over();
 }
 
 Session::Session(const SessionSpec& spec, const unils_session_options& options, std::unique_ptr<FrameMaker> maker,
@@ -127,22 +129,31 @@ Session::Session(const SessionSpec& spec, const unils_session_options& options, 
       state_(std::move(state)),
       scratch_(std::move(scratch)),
       rig_(spec.rig, spec.channels),
-      clock_(options.clock, spec.hop_samples, options.look_ahead_self, options.look_ahead_other),
-      options_(options),
-      styled_{options.style != nullptr, options.style_other != nullptr},
       hop_samples_(spec.hop_samples),
       frame_rate_(spec.frame_rate),
-      block_frames_(spec.block_frames(options)),
       fingerprint_(spec.fingerprint),
+      // The tracks come first in every layout.
       self_("self", state_.at<float>(layout.rings[UNILS_TRACK_SELF]),
             scratch_.at<float>(layout.tables[UNILS_TRACK_SELF])),
       other_("other", state_.at<float>(layout.rings[UNILS_TRACK_OTHER]),
-             scratch_.at<float>(layout.tables[UNILS_TRACK_OTHER])),
-      queue_(state_.at<float>(layout.queue), state_.at<int64_t>(layout.generations), block_frames_, frame_values(),
-             options.smoothing != 0),
-      step_times_(scratch_.at<float>(layout.step_times)) {
+             scratch_.at<float>(layout.tables[UNILS_TRACK_OTHER])) {
   tracks_.inputs[UNILS_TRACK_SELF] = &self_;
   tracks_.inputs[UNILS_TRACK_OTHER] = &other_;
+  open(spec, options, layout);
+}
+
+void Session::open(const SessionSpec& spec, const unils_session_options& options, const Layout& layout) {
+  layout_ = layout;
+  options_ = options;
+  clock_ = TrackClock(options.clock, hop_samples_, options.look_ahead_self, options.look_ahead_other);
+  block_frames_ = spec.block_frames(options);
+  queue_ = FrameQueue(state_.at<float>(layout.queue), state_.at<int64_t>(layout.generations), block_frames_,
+                      frame_values(), smoothing());
+  step_times_ = StepTimes(scratch_.at<float>(layout.step_times));
+  styled_[0] = options.style != nullptr;
+  styled_[1] = options.style_other != nullptr;
+  // What a clip does not fill counts as zero.
+  std::fill_n(style(0), options.faces * style_values(), 0.0f);
   if (styled_[0]) std::copy_n(options.style, style_values(), style(0));
   if (styled_[1]) std::copy_n(options.style_other, style_values(), style(1));
   options_.style = options_.style_other = nullptr;
@@ -207,7 +218,6 @@ Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_
   }
   const Pulling pulling(pulling_);
   UNILS_RETURN_IF_ERROR(pulling.status());
-  const int values = frame_values();
   int64_t generation = 0;
   for (; *count < capacity; ++*count) {
     while (frames_leaving() == 0) {
@@ -218,42 +228,66 @@ Status Session::pull_frames(const unils_frames& frames, int64_t capacity, int64_
     }
     if (*count > 0 && queue_.front_generation() != generation) break;
     generation = queue_.front_generation();
-    const int64_t i = *count;
-    const int64_t index = queue_.front_index();
-    float* motion = frames.values + i * values;
-    queue_.front(motion);
-    for (int face = 0; face < options_.faces; ++face) rig_.clamp(motion + face * rig_.channels());
-    if (frames.index != nullptr) frames.index[i] = index;
-    if (frames.pts_seconds != nullptr) frames.pts_seconds[i] = static_cast<double>(index) / frame_rate_;
-    if (frames.generation != nullptr) frames.generation[i] = generation;
-    queue_.pop();
+    hand_over(frames, *count);
   }
   return Status();
+}
+
+void Session::hand_over(const unils_frames& frames, int64_t i) {
+  const int64_t index = queue_.front_index();
+  float* motion = frames.values + i * frame_values();
+  queue_.front(motion);
+  for (int face = 0; face < options_.faces; ++face) rig_.clamp(motion + face * rig_.channels());
+  if (frames.index != nullptr) frames.index[i] = index;
+  if (frames.pts_seconds != nullptr) frames.pts_seconds[i] = static_cast<double>(index) / frame_rate_;
+  if (frames.generation != nullptr) frames.generation[i] = queue_.front_generation();
+  queue_.pop();
+}
+
+static double microseconds_since(std::chrono::steady_clock::time_point began) {
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began).count();
 }
 
 // The next block of frames; none that is made can leave.
 Status Session::make_frames() {
   const auto began = std::chrono::steady_clock::now();
-  const int64_t frame = queue_.end_index();
   // Only the last block of a finished session can be cut.
   const int64_t count = std::min<int64_t>(block_frames_, frames_to_make());
   float* motion = scratch_.at<float>(layout_.block);
-  UNILS_RETURN_IF_ERROR(maker_->make(frame, &tracks_, motion));
+  UNILS_RETURN_IF_ERROR(maker_->make(queue_.end_index(), &tracks_, motion));
+  count_frames(motion, count, microseconds_since(began));
+  return Status();
+}
+
+Status Session::begin_frame(StepRequest* request) {
+  const auto began = std::chrono::steady_clock::now();
+  request->motion = scratch_.at<float>(layout_.block);
+  UNILS_RETURN_IF_ERROR(maker_->begin(queue_.end_index(), &tracks_, request));
+  begin_microseconds_ = microseconds_since(began);
+  return Status();
+}
+
+Status Session::end_frame(const StepRequest& request, double microseconds) {
+  UNILS_RETURN_IF_ERROR(request.status);
+  maker_->end(queue_.end_index(), &tracks_);
+  count_frames(request.motion, 1, begin_microseconds_ + microseconds);
+  return Status();
+}
+
+void Session::count_frames(const float* motion, int64_t count, double microseconds) {
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t end = (frame + i + 1) * hop_samples_;
+    const int64_t end = (queue_.end_index() + i + 1) * hop_samples_;
     if (clock_mode() == UNILS_CLOCK_OTHER && tracks_.lines[UNILS_TRACK_SELF].front < end) ++silent_own_frames_;
+    step_times_.add(microseconds / static_cast<double>(count));
   }
   queue_.push(motion, count, generation_);
-  const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - began;
-  for (int64_t i = 0; i < count; ++i) step_times_.add(took.count() / static_cast<double>(count));
-  return Status();
 }
 
 Status Session::frames_ready(int64_t* count) {
   *count = 0;
   const Pulling pulling(pulling_);
   UNILS_RETURN_IF_ERROR(pulling.status());
-  *count = queue_.leaving(queue_.end_index() + frames_to_make(), finished_);
+  *count = frames_that_can_leave();
   return Status();
 }
 
@@ -331,9 +365,9 @@ Status Session::snapshot(void* buffer, size_t bytes) {
   header.options = options_hash();
   char* body = static_cast<char*>(buffer) + sizeof header;
   std::memcpy(body, &counters, sizeof counters);
-  std::memcpy(body + sizeof counters, state_.data(), state_.bytes());
+  std::memcpy(body + sizeof counters, state_.data(), state_bytes());
   Checksum checksum;
-  checksum.add(body, sizeof counters + state_.bytes());
+  checksum.add(body, sizeof counters + state_bytes());
   header.checksum = checksum.value();
   std::memcpy(buffer, &header, sizeof header);
   return Status();
@@ -363,7 +397,7 @@ Status Session::restore(const void* buffer, size_t bytes) {
   if (checksum.value() != header.checksum || !plausible(counters)) return refuse("this snapshot is damaged");
 
   const TrackLock lock(self_, other_);
-  std::memcpy(state_.data(), body + sizeof counters, state_.bytes());
+  std::memcpy(state_.data(), body + sizeof counters, state_bytes());
   for (const unils_track track : kTracks) {
     tracks_.inputs[track]->load(counters.inputs[track]);
     tracks_.lines[track] = counters.lines[track];
@@ -426,7 +460,7 @@ Status Session::get_stats(unils_stats* stats) {
                             : end(UNILS_TRACK_SELF) + self_.pending() - end(UNILS_TRACK_OTHER) - other_.pending();
   stats->refused_samples = self_.refused() + other_.refused();
   stats->silent_own_frames = silent_own_frames_;
-  stats->session_bytes = sizeof *this + state_.bytes() + scratch_.bytes() + maker_->bytes() + rig_.bytes();
+  stats->session_bytes = bytes();
   return Status();
 }
 

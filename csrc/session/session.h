@@ -29,6 +29,11 @@ class Session {
 
   // UNILS_ERROR_INVALID_ARGUMENT when an option is out of range, UNILS_ERROR_OUT_OF_MEMORY.
   static Status create(SessionSpec spec, const unils_session_options& options, std::unique_ptr<Session>* session);
+  // With memory for any options of a session of family "stream", so that reopen() allocates nothing.
+  static Status create_reopenable(SessionSpec spec, const unils_session_options& options,
+                                  std::unique_ptr<Session>* session);
+  // As newly made with other options. Nobody else may be inside.
+  Status reopen(const SessionSpec& spec, const unils_session_options& options);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
@@ -39,11 +44,24 @@ class Session {
   Status interrupt(int64_t* generation);
   Status finish();
   Status reset();
-  size_t snapshot_bytes() const { return sizeof(SnapshotHeader) + sizeof(SessionCounters) + state_.bytes(); }
+  size_t snapshot_bytes() const { return sizeof(SnapshotHeader) + sizeof(SessionCounters) + state_bytes(); }
   Status snapshot(void* buffer, size_t bytes);
   Status restore(const void* buffer, size_t bytes);
   Status get_latency(unils_latency* latency);
   Status get_stats(unils_stats* stats);
+
+  // A pull in pieces, for pools. Whoever holds the session turns every other call but push_audio away.
+  bool try_hold() { return !pulling_.exchange(true, std::memory_order_acquire); }
+  void let_go() { pulling_.store(false, std::memory_order_release); }
+  bool frame_leaves() { return frames_leaving() > 0; }
+  int64_t leaving_generation() const { return queue_.front_generation(); }
+  void hand_over(const unils_frames& frames, int64_t i);  // the frame that leaves, as the i-th
+  int64_t frames_that_can_leave() { return queue_.leaving(queue_.end_index() + frames_to_make(), finished_); }
+  bool frame_can_be_made() { return frames_to_make() > 0; }
+  // The next frame, stepped in between by whoever steps several; microseconds: what that took of it.
+  Status begin_frame(StepRequest* request);
+  Status end_frame(const StepRequest& request, double microseconds);
+  size_t bytes() const { return sizeof *this + state_.bytes() + scratch_.bytes() + maker_->bytes() + rig_.bytes(); }
 
  private:
   // Where things lie, besides what the maker holds: state is what a snapshot copies, scratch is what it need not.
@@ -57,11 +75,16 @@ class Session {
   Session(const SessionSpec& spec, const unils_session_options& options, std::unique_ptr<FrameMaker> maker,
           const Layout& layout, Arena state, Arena scratch);
 
+  static Status create(SessionSpec spec, const unils_session_options& options, const unils_session_options& widest,
+                       std::unique_ptr<Session>* session);
+  // What follows from the options and the layout of the memory.
+  void open(const SessionSpec& spec, const unils_session_options& options, const Layout& layout);
   static Status check(const SessionSpec& spec, const unils_session_options& options);
   Status start_over();
   int look_ahead(unils_track track) const {
     return track == UNILS_TRACK_SELF ? options_.look_ahead_self : options_.look_ahead_other;
   }
+  size_t state_bytes() const { return layout_.state.bytes(); }
   int frame_values() const { return options_.faces * rig_.channels(); }
   int64_t style_values() const { return options_.style_frames * rig_.channels(); }  // of one face
   float* style(int face) { return scratch_.at<float>(layout_.styles) + face * style_values(); }
@@ -71,6 +94,7 @@ class Session {
   int64_t frames_to_make();
   int64_t frames_leaving();
   Status make_frames();
+  void count_frames(const float* motion, int64_t count, double microseconds);
   uint64_t options_hash() const;
   bool plausible(const SessionCounters& counters) const;
 
@@ -80,10 +104,10 @@ class Session {
   RigLayout rig_;
   TrackClock clock_;
   unils_session_options options_;  // without the pointers to styles
-  bool styled_[2];                 // which faces have one
+  bool styled_[2] = {};            // which faces have one
   int hop_samples_;
   int frame_rate_;
-  int block_frames_;  // made at a time
+  int block_frames_ = 1;  // made at a time
   uint64_t fingerprint_;
 
   TrackInput self_, other_;
@@ -93,6 +117,7 @@ class Session {
   int64_t silent_own_frames_ = 0;
   bool finished_ = false;
   StepTimes step_times_;
+  double begin_microseconds_ = 0.0;
   std::atomic<bool> pulling_{false};  // held by the thread that does everything but pushing
 };
 

@@ -11,6 +11,7 @@ class StepTimes {
   static constexpr int64_t kCapacity = 4096;
   static constexpr size_t kFloats = 2 * kCapacity;
 
+  StepTimes() = default;
   // times: (kFloats), owned by the caller; the second half is scratch for percentiles.
   explicit StepTimes(float* times) : times_(times) {}
 
@@ -28,7 +29,7 @@ class StepTimes {
   }
 
  private:
-  float* times_;
+  float* times_ = nullptr;
   int64_t count_ = 0;
 };
 

@@ -10,7 +10,7 @@ Track engine_track(unils_track track) { return track == UNILS_TRACK_SELF ? Track
 
 }  // namespace
 
-Status StreamMaker::check(const SessionSpec& spec, const unils_session_options& options) {
+Status StreamMaker::check(const unils_session_options& options) {
   if (options.mode != UNILS_MODE_WINDOWED) {
     return error(UNILS_ERROR_INVALID_ARGUMENT,
                  "a model of family stream has no rolling mode: it makes every frame as its hop arrives");
@@ -19,6 +19,11 @@ Status StreamMaker::check(const SessionSpec& spec, const unils_session_options& 
     return error(UNILS_ERROR_INVALID_ARGUMENT,
                  "a model of family stream has one face a session; make a second session with the tracks swapped");
   }
+  return Status();
+}
+
+Status StreamMaker::check(const SessionSpec& spec, const unils_session_options& options) {
+  UNILS_RETURN_IF_ERROR(check(options));
   UNILS_RETURN_IF_ERROR(Framer::check(spec.features, spec.hop_samples));
   const Framer framer(spec.features, spec.hop_samples);
   const StepEngine& engine = *spec.engine;
@@ -34,8 +39,18 @@ StreamMaker::StreamMaker(SessionSpec* spec, const unils_session_options& options
                          ArenaLayout* scratch)
     : engine_(std::move(spec->engine)),
       framer_(spec->features, spec->hop_samples),
-      hop_samples_(spec->hop_samples),
-      style_frames_(options.style_frames) {
+      hop_samples_(spec->hop_samples) {
+  lay_out(options, state, scratch);
+}
+
+Status StreamMaker::reopen(const unils_session_options& options, ArenaLayout* state, ArenaLayout* scratch) {
+  UNILS_RETURN_IF_ERROR(check(options));
+  lay_out(options, state, scratch);
+  return Status();
+}
+
+void StreamMaker::lay_out(const unils_session_options& options, ArenaLayout* state, ArenaLayout* scratch) {
+  style_frames_ = options.style_frames;
   params_.look_ahead_self = options.look_ahead_self;
   params_.look_ahead_other = options.look_ahead_other;
   params_.temperature = options.temperature;
@@ -58,15 +73,30 @@ Status StreamMaker::start_over(const float* const* styles) {
 }
 
 Status StreamMaker::make(int64_t frame, Tracks* tracks, float* motion) {
+  StepRequest request;
+  request.motion = motion;
+  UNILS_RETURN_IF_ERROR(begin(frame, tracks, &request));
+  engine_->step_batch(&request, 1, workspace());
+  UNILS_RETURN_IF_ERROR(std::move(request.status));
+  end(frame, tracks);
+  return Status();
+}
+
+Status StreamMaker::begin(int64_t frame, Tracks* tracks, StepRequest* request) {
   for (const unils_track track : kTracks) UNILS_RETURN_IF_ERROR(hear(track, frame, tracks));
-  UNILS_RETURN_IF_ERROR(engine_->step(engine_state(), workspace(), params_, motion));
+  request->state = engine_state();
+  request->params = &params_;
+  return Status();
+}
+
+// Consumes the hop of the frame that was made.
+void StreamMaker::end(int64_t, Tracks* tracks) {
   for (const unils_track track : kTracks) {
     TrackLine& line = tracks->lines[track];
     const int64_t used = std::clamp<int64_t>(line.heard - line.front, 0, hop_samples_);
     tracks->inputs[track]->consume(used);
     line.front += used;
   }
-  return Status();
 }
 
 // Brings the track's rows up to what frame `frame` sees, the look-ahead included.

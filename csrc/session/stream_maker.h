@@ -18,8 +18,11 @@ class StreamMaker final : public FrameMaker {
     state_ = state;
     scratch_ = scratch;
   }
+  Status reopen(const unils_session_options& options, ArenaLayout* state, ArenaLayout* scratch) override;
   Status start_over(const float* const* styles) override;
   Status make(int64_t frame, Tracks* tracks, float* motion) override;
+  Status begin(int64_t frame, Tracks* tracks, StepRequest* request) override;
+  void end(int64_t frame, Tracks* tracks) override;
   Status forget(unils_track track, int64_t frame, Tracks* tracks) override;
   bool plausible(int64_t frame, const Tracks& tracks) const override;
   size_t engine_bytes() const override { return engine_->state_bytes(); }
@@ -31,16 +34,18 @@ class StreamMaker final : public FrameMaker {
   }
   void* engine_state() const { return arena_at<char>(state_, engine_offset_); }
   void* workspace() const { return arena_at<char>(scratch_, workspace_); }
+  static Status check(const unils_session_options& options);
+  void lay_out(const unils_session_options& options, ArenaLayout* state, ArenaLayout* scratch);
   Status hear(unils_track track, int64_t frame, Tracks* tracks);
 
   std::unique_ptr<StepEngine> engine_;
   Framer framer_;
   StepParams params_;
   int hop_samples_;
-  int64_t style_frames_;
+  int64_t style_frames_ = 0;
 
-  size_t framers_[2], engine_offset_;
-  size_t workspace_, framer_line_, framer_scratch_, hop_, row_;
+  size_t framers_[2] = {}, engine_offset_ = 0;
+  size_t workspace_ = 0, framer_line_ = 0, framer_scratch_ = 0, hop_ = 0, row_ = 0;
   void* state_ = nullptr;
   void* scratch_ = nullptr;
 };

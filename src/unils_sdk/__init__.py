@@ -23,12 +23,14 @@ from unils_sdk.errors import (
     InvalidTypeError,
     NotFiniteError,
     OutOfMemoryError,
+    PoolFullError,
     StateError,
     UnilsError,
 )
 from unils_sdk.frames import Frame, FrameBatch
 from unils_sdk.model import Defaults, Model, ModelInfo
 from unils_sdk.offline import animate
+from unils_sdk.pool import PoolStats, SessionPool
 from unils_sdk.session import Latency, Session, Stats
 
 __version__ = _core.version()
@@ -49,7 +51,10 @@ __all__ = [
     "ModelInfo",
     "NotFiniteError",
     "OutOfMemoryError",
+    "PoolFullError",
+    "PoolStats",
     "Session",
+    "SessionPool",
     "StateError",
     "Stats",
     "UnilsError",

@@ -46,6 +46,10 @@ class OutOfMemoryError(UnilsError, MemoryError):
     """The native library could not get memory."""
 
 
+class PoolFullError(UnilsError, RuntimeError):
+    """Every place of a `SessionPool` is taken."""
+
+
 class InternalError(UnilsError, RuntimeError):
     """A defect of the native library."""
 
@@ -60,6 +64,7 @@ _BY_STATUS: dict[int, type[UnilsError]] = {
     7: OutOfMemoryError,
     8: NotFiniteError,
     9: InternalError,
+    10: PoolFullError,
 }
 
 

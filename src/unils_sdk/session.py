@@ -95,7 +95,7 @@ class Session:
     `BusyError`. The GIL is released while native code runs.
     """
 
-    __slots__ = ("_core", "_generation", "_model", "_sample_rate")
+    __slots__ = ("__weakref__", "_core", "_generation", "_model", "_sample_rate")
 
     def __init__(
         self,
@@ -139,11 +139,7 @@ class Session:
             raise InvalidTypeError(f"smoothing must be True or False, not {type(smoothing).__name__}")
         ahead = _look_ahead(model, look_ahead)
         own_style, other_style = _styles(model, style, style_other)
-        self._model = model
-        self._sample_rate = check_sample_rate(sample_rate)
-        self._generation = 0
-        self._core = _core.Session(
-            model._core,
+        options = _core.SessionOptions(
             CLOCKS.index(clock),
             ahead["self"],
             ahead["other"],
@@ -158,6 +154,23 @@ class Session:
             faces,
             other_style,
         )
+        self._model = model
+        self._sample_rate = check_sample_rate(sample_rate)
+        self._generation = 0
+        self._core = self._open(options)
+
+    def _open(self, options: _core.SessionOptions) -> _core.Session:
+        return _core.Session(self._model._core, options)
+
+    def close(self) -> None:
+        """Give its memory, or its place in a pool, back now; every other call raises `StateError` from then on."""
+        self._core.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     @property
     def model(self) -> Model:

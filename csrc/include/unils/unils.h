@@ -15,8 +15,11 @@
  * A push never waits for another call. Beside it, pull, frames_ready, interrupt, get_latency and get_stats do not wait
  * either; a push in flight while interrupt runs counts as pushed before it. finish, reset, snapshot and restore wait
  * for a push in flight, and a push that meets one of them takes nothing, as if the ring were full.
+ * A pool is pulled by one thread, and its sessions are made and freed by any. A call on one of its sessions other than
+ * push is BUSY while a pull has the session, so make it from the pulling thread or try again; a pull passes over a
+ * session that another call is inside. Nobody waits: pushers go on whatever the pool does.
  *
- * Ownership. Whoever creates frees: unils_model_free, unils_session_free. A session keeps its model alive. Buffers
+ * Ownership. Whoever creates frees: unils_model_free, unils_session_free, unils_pool_free. A session or pool keeps its model alive. Buffers
  * passed in are borrowed for the duration of the call only. Strings returned are owned by the library; each says how
  * long it lives.
  */
@@ -48,7 +51,8 @@ typedef enum unils_status {
   UNILS_ERROR_BACKEND = 6,          /* a backend that is absent or failed */
   UNILS_ERROR_OUT_OF_MEMORY = 7,
   UNILS_ERROR_NOT_FINITE = 8,       /* NaN or infinite audio; nothing of that push was taken */
-  UNILS_ERROR_INTERNAL = 9
+  UNILS_ERROR_INTERNAL = 9,
+  UNILS_ERROR_FULL = 10 /* every place of a pool is taken */
 } unils_status;
 
 typedef enum unils_track { UNILS_TRACK_SELF = 0, UNILS_TRACK_OTHER = 1 } unils_track;
@@ -69,6 +73,7 @@ typedef enum unils_clock { UNILS_CLOCK_BOTH = 0, UNILS_CLOCK_OTHER = 1, UNILS_CL
 
 typedef struct unils_model unils_model;
 typedef struct unils_session unils_session;
+typedef struct unils_pool unils_pool;
 
 /* Where a callback writes one sentence. */
 typedef struct unils_sentence {
@@ -260,6 +265,38 @@ UNILS_API unils_status unils_session_reset(unils_session* session);
 UNILS_API size_t unils_session_snapshot_bytes(const unils_session* session);
 UNILS_API unils_status unils_session_snapshot(unils_session* session, void* buffer, size_t bytes);
 UNILS_API unils_status unils_session_restore(unils_session* session, const void* buffer, size_t bytes);
+
+/* Many sessions of family "stream" whose frames are made together: each reading of the weights serves many of them, and
+ * unils_model_options.threads threads share them. A session's frames are those that it would make alone, bit for bit. */
+typedef struct unils_pool_options {
+  size_t struct_size;
+  int32_t max_sessions; /* 1..4096; memory for all of them is taken when the pool is made, and none later */
+} unils_pool_options;
+typedef struct unils_pool_frames {
+  unils_frames frames;
+  int64_t* session; /* (capacity): whose frame it is, the id that unils_pool_session gave; required */
+} unils_pool_frames;
+typedef struct unils_pool_stats {
+  size_t struct_size;
+  int32_t max_sessions, sessions; /* places, and how many are taken */
+  size_t bytes;                   /* everything the pool holds */
+} unils_pool_stats;
+UNILS_API unils_status unils_pool_create(const unils_model* model, const unils_pool_options* options, unils_pool** pool);
+/* Its sessions go with it; nobody may be inside the pool or one of them. NULL is fine. */
+UNILS_API void unils_pool_free(unils_pool* pool);
+/* A session like any other, but for these: its frames come from unils_pool_pull, and unils_session_pull_frames is
+ * UNILS_ERROR_STATE; unils_session_free gives its place back, also beside a pull. options may be NULL. *id is unlike that
+ * of any other session of the pool. UNILS_ERROR_FULL when every place is taken. Allocates nothing. */
+UNILS_API unils_status unils_pool_session(unils_pool* pool, const unils_session_options* options,
+                                          unils_session** session, int64_t* id);
+/* Makes frames in rounds, in each of which every session that can make a frame makes one, until none can or `capacity`
+ * frames are out; the next pull begins with the session whose turn it is. Sessions without a whole hop cost nothing. The
+ * frames of one session are in their order and, in one pull, of one generation. A session that fails is left out of the
+ * rest of the pull, and its failure is what the next pull returns, or this one when it has no frame. */
+UNILS_API unils_status unils_pool_pull(unils_pool* pool, const unils_pool_frames* frames, int64_t capacity,
+                                       int64_t* count);
+UNILS_API unils_status unils_pool_frames_ready(unils_pool* pool, int64_t* count); /* that pulls could hand over now */
+UNILS_API unils_status unils_pool_get_stats(const unils_pool* pool, unils_pool_stats* stats);
 
 UNILS_API unils_status unils_session_get_latency(const unils_session* session, unils_latency* latency);
 UNILS_API unils_status unils_session_get_stats(const unils_session* session, unils_stats* stats);

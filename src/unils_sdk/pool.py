@@ -1,0 +1,124 @@
+"""`SessionPool`: many sessions of a model whose frames are made together."""
+
+from __future__ import annotations
+
+import operator
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from unils_sdk import _core
+from unils_sdk.errors import InvalidArgumentError, InvalidTypeError
+from unils_sdk.frames import FrameBatch
+from unils_sdk.model import Model
+from unils_sdk.session import Session
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """What a pool holds."""
+
+    max_sessions: int
+    sessions: int
+    """Places that are taken."""
+    bytes: int
+    """All memory of the pool, its sessions included; taken when it was made."""
+
+
+class SessionPool:
+    """Room for sessions of family `stream` whose frames are made together, so that each reading of the weights serves
+    many of them. A session's frames are those that it would make alone, bit for bit.
+
+    model: the model, which the pool keeps alive; `Model.load(threads=...)` says how many threads share a batch.
+    max_sessions: 1 to 4096. Memory for all of them is taken now, and none later.
+    backend: the one to run on when it is not the model's own; the bundle is then loaded again.
+
+    One thread pulls. Sessions are made, pushed to and closed from any thread; their other calls are refused with
+    `BusyError` while a pull has the session, so make them on the pulling thread or try again.
+    """
+
+    __slots__ = ("_core", "_model", "_sessions")
+
+    def __init__(self, model: Model, *, max_sessions: int, backend: str | None = None) -> None:
+        if not isinstance(model, Model):
+            raise InvalidTypeError(f"model must be a Model, made by Model.load(), not {type(model).__name__}")
+        try:
+            room = operator.index(max_sessions)
+        except TypeError:
+            raise InvalidTypeError(f"max_sessions must be an int, not {type(max_sessions).__name__}") from None
+        if not 1 <= room <= 4096:
+            raise InvalidArgumentError(f"max_sessions must be 1 to 4096, not {room}")
+        if backend is not None and backend not in ("auto", model.info.backend):
+            model = Model.load(model.info.path, backend)
+        self._model = model
+        self._sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
+        self._core = _core.Pool(model._core, room)
+
+    @property
+    def model(self) -> Model:
+        return self._model
+
+    def session(self, **options: Any) -> Session:
+        """A new session in a free place, with the options of `Session`. Its place is free again when it is closed
+        (`Session.close()`, or a `with` block) or nobody refers to it any more.
+
+        Its frames come from `pull()`. Raises `PoolFullError` when every place is taken, and what `Session` raises.
+        """
+        session = _PooledSession(self, **options)
+        self._sessions[session._core.id()] = session
+        return session
+
+    def pull(self, max_frames: int | None = None) -> dict[Session, FrameBatch]:
+        """Make every frame that can be made now, up to `max_frames` of all sessions, and return them by session.
+
+        It never waits for audio, and a session without a whole hop costs nothing. Where `max_frames` cuts, the next
+        pull begins with the session whose turn it is. The frames of a session are of one generation. A session that
+        fails is left out of the rest of the pull; the next pull, or this one when it has no frame, raises the failure.
+        """
+        if max_frames is not None:
+            try:
+                max_frames = operator.index(max_frames)
+            except TypeError:
+                raise InvalidTypeError(
+                    f"max_frames must be an int or None, not {type(max_frames).__name__}"
+                ) from None
+            if max_frames < 0:
+                raise InvalidArgumentError(f"max_frames must be None or at least 0, not {max_frames}")
+        ids, values, index, pts_seconds, generation = self._core.pull(max_frames)
+        info = self._model.info
+        batches: dict[Session, FrameBatch] = {}
+        for number in dict.fromkeys(ids.tolist()):
+            session = self._sessions.get(number)
+            if session is None:  # closed while its frames were made
+                continue
+            own = ids == number
+            session._generation = int(generation[own][-1])
+            batches[session] = FrameBatch(
+                values[own], info.channels, index[own], pts_seconds[own], session._generation, info.rig
+            )
+        return batches
+
+    @property
+    def stats(self) -> PoolStats:
+        return PoolStats(**self._core.stats())
+
+    def close(self) -> None:
+        """No more pulls and new sessions. The memory goes back when the last session is closed."""
+        self._core.close()
+
+    def __enter__(self) -> SessionPool:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+class _PooledSession(Session):
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: SessionPool, **options: Any) -> None:
+        self._pool = pool
+        super().__init__(pool.model, **options)
+
+    def _open(self, options: _core.SessionOptions) -> _core.Session:
+        return self._pool._core.session(options)
