@@ -2,11 +2,11 @@
 
 namespace unils {
 
-StateLayout::StateLayout(const unils_stream_sizes& sizes) {
+StateLayout::StateLayout(const unils_stream_sizes& sizes, const unils_features& features) {
   ArenaLayout arena;
-  header = arena.add<StateHeader>(1);
-  for (size_t& row : waiting_row) row = arena.add<float>(static_cast<size_t>(sizes.row_values));
   bits = arena.add<float>(static_cast<size_t>(sizes.levels) * static_cast<size_t>(sizes.bits));
+  const int kept = features.window_samples - features.step_samples;
+  for (size_t& hops : history) hops = arena.add<float>(UNILS_KEPT_HOPS * static_cast<size_t>(kept));
   const int head_width = sizes.width / sizes.heads;
   style = KvRing(&arena, sizes.depth, sizes.heads, head_width, sizes.style_tokens);
   for (KvRing& ring : self) ring = KvRing(&arena, sizes.depth, sizes.heads, head_width, sizes.window_frames);

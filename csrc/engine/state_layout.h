@@ -22,15 +22,11 @@ struct StateLayout {
   static constexpr int kMaxRewindRows = 16;
   static constexpr size_t kMaxBytes = size_t{256} << 20;  // no model of a larger state is loaded
 
-  explicit StateLayout(const unils_stream_sizes& sizes);
-
-  StateHeader* header_of(void* state) const { return arena_at<StateHeader>(state, header); }
-  const StateHeader* header_of(const void* state) const { return arena_at<StateHeader>(state, header); }
+  StateLayout(const unils_stream_sizes& sizes, const unils_features& features);
 
   size_t bytes = 0;
-  size_t header = 0;
-  size_t waiting_row[2] = {};  // float (row_values), by track: the log-mel row that waits
   size_t bits = 0;             // float (levels * bits): +-1, the bits of the last frame made, level-major
+  size_t history[2] = {};      // float (UNILS_KEPT_HOPS, window - step samples), by track: where kept hops ended
   KvRing style;                // style tokens, without RoPE
   KvRing self[2];              // past frames, with RoPE: [0] the conditional row, [1] the unconditional one
   KvRing cross[2];             // audio rows by track, with RoPE

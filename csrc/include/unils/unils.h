@@ -114,6 +114,9 @@ typedef struct unils_graph_runner {
   void (*unload)(void* loaded);
 } unils_graph_runner;
 
+/* Of matrix products; sums are float32 in each. */
+typedef enum unils_precision { UNILS_FP32 = 0, UNILS_FP16 = 1, UNILS_BF16 = 2 } unils_precision;
+
 /* Options and info structs begin with their size, so that later versions can append fields. Set it to sizeof(struct)
  * yourself, or call the *_init function. */
 typedef struct unils_model_options {
@@ -121,6 +124,7 @@ typedef struct unils_model_options {
   const char* backend; /* "auto" (default when NULL), "cpu", ... A name fails loudly; only "auto" falls back. */
   int32_t threads;     /* threads that one step may use; 1 by default */
   const unils_graph_runner* graph_runner; /* for bundles of family "published"; NULL: they are refused */
+  unils_precision precision; /* FP32 by default; another where the backend has it, with frames that differ a little */
 } unils_model_options;
 
 typedef struct unils_model_info {
