@@ -103,17 +103,21 @@ class Bench {
     params.cfg_scale = cfg_scale;
     params.top_p = 0.97f;
     row.resize(static_cast<size_t>(engine->row_values()));
-    add_sessions(1);
+    make_sessions(1);
   }
 
-  // So that there are `count`, all at frame 0.
-  void add_sessions(int count) {
-    while (static_cast<int>(states.size()) < count) {
-      states.emplace_back();
-      require(Arena::create(engine->state_bytes(), &states.back()));
+  // `count` of them, all at frame 0.
+  void make_sessions(int count) {
+    require(engine->create_states(count, &blocks));
+    require(engine->create_workspace(count, &workspace));
+    states.clear();
+    counts.resize(static_cast<size_t>(count));
+    for (int i = 0; i < count; ++i) {
+      Arena& own = counts[static_cast<size_t>(i)];
+      require(Arena::create(engine->counts_bytes(), &own));
+      states.push_back({own.data(), blocks->block(i)});
+      require(engine->reset(states.back()));
     }
-    for (Arena& state : states) engine->reset(state.data());
-    require(Arena::create(engine->workspace_bytes(count), &workspace));
     motion.resize(static_cast<size_t>(count * engine->channels()));
     requests.resize(static_cast<size_t>(count));
   }
@@ -122,7 +126,7 @@ class Bench {
   void frame(int first, int count) {
     for (int i = 0; i < count; ++i) {
       StepRequest& request = requests[static_cast<size_t>(i)];
-      request.state = states[static_cast<size_t>(first + i)].data();
+      request.state = states[static_cast<size_t>(first + i)];
       request.params = &params;
       request.motion = motion.data() + i * engine->channels();
       const int64_t seed = engine->frame(request.state) * 31 + first + i;
@@ -130,10 +134,10 @@ class Bench {
         row[v] = -6.0f + static_cast<float>((seed + static_cast<int64_t>(v) * 17) % 97) * 0.1f;
       }
       for (const Track track : {Track::kSelf, Track::kOther}) {
-        require(engine->push_row(request.state, workspace.data(), track, row.data()));
+        require(engine->push_row(request.state, *workspace, track, row.data()));
       }
     }
-    engine->step_batch(requests.data(), count, workspace.data());
+    engine->step_batch(requests.data(), count, *workspace);
     for (int i = 0; i < count; ++i) require(requests[static_cast<size_t>(i)].status);
   }
 
@@ -153,7 +157,7 @@ class Bench {
 
   // One by one and together, in turns, so that both meet the same machine.
   void table_line(int sessions, int rounds) {
-    add_sessions(sessions);
+    make_sessions(sessions);
     for (int i = 0; i < model->config().sizes.window_frames; ++i) frame(0, sessions);  // a full memory
     std::vector<double> clock[2], core[2];
     for (int round = 0; round < rounds; ++round) {
@@ -173,9 +177,12 @@ class Bench {
 
   CpuLevel level = CpuLevel::kRef;
   std::shared_ptr<const Model> model;
-  std::unique_ptr<StepEngine> engine;
-  std::vector<Arena> states;
-  Arena workspace, weights;
+  std::shared_ptr<const StepEngine> engine;
+  std::vector<Arena> counts;
+  std::unique_ptr<StepStates> blocks;
+  std::vector<StepState> states;
+  std::unique_ptr<StepWorkspace> workspace;
+  Arena weights;
   size_t weight_bytes = 0;
   double load_us = 0.0;
 
@@ -199,8 +206,8 @@ int main(int argc, char** argv) {
       "%s, %d thread(s): %lld parameters, load %.1f ms; a frame reads %.2f MB of weights; a session holds %.2f MB and "
       "%.2f MB of scratch\n",
       cpu_level_name(bench.level), threads, static_cast<long long>(bench.model->parameters()), bench.load_us / 1e3,
-      static_cast<double>(bench.weight_bytes) / 1e6, static_cast<double>(bench.states[0].bytes()) / 1e6,
-      static_cast<double>(bench.workspace.bytes()) / 1e6);
+      static_cast<double>(bench.weight_bytes) / 1e6, static_cast<double>(bench.engine->block_bytes()) / 1e6,
+      static_cast<double>(bench.workspace->bytes()) / 1e6);
 
   const auto show = [&](const char* name, const Times& times) {
     std::printf("%s: read weights once %.1f us, frame %.1f us = %.2f x reading\n", name, times.read, times.frame,

@@ -129,17 +129,23 @@ unils_status unils_model_load(const char* bundle, const unils_model_options* opt
     const char* backend = nullptr;
     int32_t threads = 1;
     const unils_graph_runner* runner = nullptr;
+    unils_precision precision = UNILS_FP32;
     if (options != nullptr) {
       UNILS_INPUT(options, unils_model_options);
       backend = options->backend;
       threads = options->threads;
       runner = options->graph_runner;
+      precision = options->precision;
+    }
+    if (unils::int_of(precision) < UNILS_FP32 || unils::int_of(precision) > UNILS_BF16) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "precision is %d; it can be UNILS_FP32, UNILS_FP16 or UNILS_BF16",
+                   unils::int_of(precision));
     }
     if (threads < 1 || threads > 1024) {
       return error(UNILS_ERROR_INVALID_ARGUMENT, "threads is %d; it can be 1 to 1024", threads);
     }
     auto made = std::make_unique<unils_model>();
-    UNILS_RETURN_IF_ERROR(unils::Model::load(bundle, backend, threads, &made->model, runner));
+    UNILS_RETURN_IF_ERROR(unils::Model::load(bundle, backend, threads, &made->model, runner, precision));
     *model = made.release();
     return Status();
   });

@@ -46,6 +46,10 @@ class Arena {
   // Zeroed memory. UNILS_ERROR_OUT_OF_MEMORY when there is not that much.
   static Status create(size_t bytes, Arena* arena);
 
+  // The block for a caller that frees it by adopting it again.
+  void* release() { return block_.release(); }
+  static void adopt(void* block) { Free()(block); }
+
   void* data() { return block_.get(); }
   const void* data() const { return block_.get(); }
   size_t bytes() const { return bytes_; }

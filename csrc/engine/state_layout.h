@@ -1,5 +1,5 @@
-// StateLayout: what is where in the state block of a session, the same on every backend. A state is plain data: all of
-// it zero except the style prefix is a session before its first frame.
+// StateLayout: what is where in the state block of a session, the same on every backend. A block is plain data: all of it
+// zero except the style prefix is a session before its first frame.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -9,14 +9,6 @@
 #include "unils/backend.h"
 
 namespace unils {
-
-struct StateHeader {
-  int64_t frame;              // next to be made
-  int64_t rows[2];            // pushed, by track
-  int64_t last_row_waits[2];  // 1 when the last row is not encoded yet, else 0
-  int64_t furthest_rows[2];   // the most that were ever pushed: what bounds a rewind
-  int64_t guided_frames;      // made with guidance: all or none of them
-};
 
 struct StateLayout {
   static constexpr int kMaxRewindRows = 16;

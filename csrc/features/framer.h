@@ -13,7 +13,7 @@ namespace unils {
 
 class Framer {
  public:
-  static constexpr int kKeptRows = 32;
+  static constexpr int kKeptRows = UNILS_KEPT_HOPS;
 
   // UNILS_ERROR_BUNDLE when hops and steps do not fit together.
   static Status check(const LogMelConfig& config, int hop_samples);

@@ -7,6 +7,7 @@
 
 #include "core/status.h"
 #include "features/real_fft.h"
+#include "unils/backend.h"
 
 namespace unils {
 
@@ -18,6 +19,11 @@ struct LogMelConfig {
   int mels = 64;
   double low_hz = 60.0, high_hz = 7600.0;
   double floor = 1e-5;         // smallest energy before the logarithm
+
+  static LogMelConfig of(const unils_features& features) {
+    return {features.sample_rate, features.window_samples, features.step_samples, features.fft_size,
+            features.mels,        features.low_hz,         features.high_hz,      features.floor};
+  }
 };
 
 class LogMel {

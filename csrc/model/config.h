@@ -28,6 +28,10 @@ struct Config {
   int mels = 0, window_samples = 0, step_samples = 0, fft_size = 0;
   double low_hz = 0.0, high_hz = 0.0, log_floor = 0.0;
 
+  unils_features features() const {
+    return {sample_rate, hop_samples, window_samples, step_samples, fft_size, mels, low_hz, high_hz, log_floor};
+  }
+
   unils_stream_sizes sizes = {};
   std::vector<float> gains;  // (levels)
 

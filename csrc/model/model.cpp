@@ -39,9 +39,9 @@ int64_t Model::weight_bytes() const {
 }
 
 Status Model::load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model,
-                   const unils_graph_runner* runner) {
+                   const unils_graph_runner* runner, unils_precision precision) {
   try {
-    return load_or_throw(bundle_dir, backend, threads, runner, model);
+    return load_or_throw(bundle_dir, backend, threads, runner, precision, model);
   } catch (const std::bad_alloc&) {
     return Status(UNILS_ERROR_OUT_OF_MEMORY, "no memory");  // short enough not to allocate
   } catch (const std::exception& failure) {
@@ -50,7 +50,7 @@ Status Model::load(const char* bundle_dir, const char* backend, int threads, std
 }
 
 Status Model::load_or_throw(const char* bundle_dir, const char* backend, int threads, const unils_graph_runner* runner,
-                            std::shared_ptr<const Model>* model) {
+                            unils_precision precision, std::shared_ptr<const Model>* model) {
   if (bundle_dir == nullptr || *bundle_dir == '\0') {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "no bundle was named; give the path of a folder with model.json");
   }
@@ -63,13 +63,17 @@ Status Model::load_or_throw(const char* bundle_dir, const char* backend, int thr
   loading->json_.assign(file.begin(), file.end());
   UNILS_RETURN_IF_ERROR(Config::parse(loading->json_, &loading->config_));
   if (loading->config_.family == "published") {
+    if (precision != UNILS_FP32) {
+      return Status(UNILS_ERROR_INVALID_ARGUMENT,
+                    "the precision of family published is that of its graphs: import or compile them in another one");
+    }
     UNILS_RETURN_IF_ERROR(loading->load_published(folder, backend, threads, runner));
   } else {
     unils_sentence sentence = {};
     const unils_status resolved = unils_backend_resolve(backend, &loading->backend_, &sentence);
     if (resolved != UNILS_OK) return Status(resolved, sentence.text);
     loading->backend_detail_ = sentence.text;
-    UNILS_RETURN_IF_ERROR(loading->load_stream(folder, threads));
+    UNILS_RETURN_IF_ERROR(loading->load_stream(folder, threads, precision));
   }
   *model = std::move(loading);
   return Status();
@@ -93,15 +97,22 @@ Status Model::read_weights(const std::string& folder, const std::vector<TensorSh
   return Weights::read(file, expected, weights);
 }
 
-Status Model::load_stream(const std::string& folder, int threads) {
+Status Model::load_stream(const std::string& folder, int threads, unils_precision precision) {
   const std::vector<TensorShape> expected = expected_tensors(config_.sizes);
   for (const TensorShape& tensor : expected) parameters_ += tensor.count();
   Weights weights;
   Sha256 fingerprint;
   UNILS_RETURN_IF_ERROR(read_weights(folder, expected, &fingerprint, &weights));
   fingerprint_ = first_eight_bytes(fingerprint.digest());
-  const unils_model_spec spec = {&config_.sizes, config_.gains.data(), weights.tensors().data(),
-                                 static_cast<int32_t>(weights.tensors().size()), threads};
+  unils_model_spec spec = {};
+  spec.sizes = &config_.sizes;
+  const unils_features features = config_.features();
+  spec.features = &features;
+  spec.gains = config_.gains.data();
+  spec.tensors = weights.tensors().data();
+  spec.tensor_count = static_cast<int32_t>(weights.tensors().size());
+  spec.threads = threads;
+  spec.precision = precision;
   unils_sentence sentence = {};
   const unils_status created = backend_->model_create(&spec, &backend_model_, &sentence);
   return created == UNILS_OK ? Status() : Status(created, sentence.text);

@@ -21,7 +21,7 @@ class Model {
   // Nothing in the bundle is trusted: UNILS_ERROR_IO when a file cannot be read, UNILS_ERROR_BUNDLE when it is not what
   // it says, UNILS_ERROR_BACKEND, UNILS_ERROR_OUT_OF_MEMORY.
   static Status load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model,
-                     const unils_graph_runner* runner = nullptr);
+                     const unils_graph_runner* runner = nullptr, unils_precision precision = UNILS_FP32);
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -46,8 +46,9 @@ class Model {
  private:
   Model() = default;
   static Status load_or_throw(const char* bundle_dir, const char* backend, int threads,
-                              const unils_graph_runner* runner, std::shared_ptr<const Model>* model);
-  Status load_stream(const std::string& folder, int threads);
+                              const unils_graph_runner* runner, unils_precision precision,
+                              std::shared_ptr<const Model>* model);
+  Status load_stream(const std::string& folder, int threads, unils_precision precision);
   Status load_published(const std::string& folder, const char* backend, int threads, const unils_graph_runner* runner);
   Status read_weights(const std::string& folder, const std::vector<TensorShape>& expected, Sha256* fingerprint,
                       Weights* weights);

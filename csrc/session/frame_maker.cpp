@@ -5,12 +5,10 @@
 
 namespace unils {
 
-Status FrameMaker::create(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
-                          ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker) {
-  if (spec->published != nullptr) return WindowMaker::create(spec, options, state, scratch, maker);
-  UNILS_RETURN_IF_ERROR(StreamMaker::check(*spec, options));
-  *maker = std::make_unique<StreamMaker>(spec, options, state, scratch);
-  return Status();
+Status FrameMaker::create(const SessionSpec& spec, const unils_session_options& options, const EngineHome* home,
+                          ArenaLayout* state, ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker) {
+  if (spec.published != nullptr) return WindowMaker::create(spec, options, state, scratch, maker);
+  return StreamMaker::create(spec, options, home, state, scratch, maker);
 }
 
 // Only sessions that step by the frame have use for what follows.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 #include "core/arena.h"
 #include "core/status.h"
@@ -12,13 +13,20 @@
 
 namespace unils {
 
+// Memory of an engine that sessions share, as those of a pool do.
+struct EngineHome {
+  void* block;               // of this session
+  StepWorkspace* workspace;  // of all of them,
+  std::mutex* mutex;         // for whoever has locked this
+};
+
 class FrameMaker {
  public:
-  // Takes the engine out of spec, and adds what the maker holds to the session's memory: `state` is what a snapshot
-  // copies, `scratch` is what it need not.
-  // UNILS_ERROR_INVALID_ARGUMENT, UNILS_ERROR_BUNDLE.
-  static Status create(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
-                       ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker);
+  // Adds what the maker holds to the session's memory: `state` is what a snapshot copies, `scratch` is what it need not.
+  // home: where the engine's memory is when it is not the session's own.
+  // UNILS_ERROR_INVALID_ARGUMENT, UNILS_ERROR_BUNDLE, UNILS_ERROR_OUT_OF_MEMORY, UNILS_ERROR_BACKEND.
+  static Status create(const SessionSpec& spec, const unils_session_options& options, const EngineHome* home,
+                       ArenaLayout* state, ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker);
   virtual ~FrameMaker() = default;
   // Other options, in the memory that the first ones asked for. UNILS_ERROR_INVALID_ARGUMENT when an option, or the
   // family, does not allow it.
@@ -41,6 +49,10 @@ class FrameMaker {
   // Whether the bound state can be that of a session whose next frame is `frame`.
   virtual bool plausible(int64_t frame, const Tracks& tracks) const = 0;
   virtual size_t engine_bytes() const = 0;  // of the engine's part of the state
+  // What a snapshot holds besides the state.
+  virtual size_t block_bytes() const { return 0; }
+  virtual Status read_block(void*) const { return Status(); }
+  virtual Status write_block(const void*) { return Status(); }
   virtual size_t bytes() const = 0;         // held outside the session's memory
 };
 

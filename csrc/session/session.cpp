@@ -10,6 +10,7 @@
 #include "session/pulling.h"
 
 namespace unils {
+
 Session::Layout::Layout(const SessionSpec& spec, const unils_session_options& options) {
   const int block_frames = spec.block_frames(options);
   const size_t frame_values = static_cast<size_t>(options.faces) * spec.channels.size();
@@ -81,20 +82,21 @@ Status Session::check(const SessionSpec& spec, const unils_session_options& opti
   return Status();
 }
 
-Status Session::create(SessionSpec spec, const unils_session_options& options, std::unique_ptr<Session>* session) {
-  return create(std::move(spec), options, options, session);
+Status Session::create(const SessionSpec& spec, const unils_session_options& options,
+                       std::unique_ptr<Session>* session) {
+  return create(spec, options, options, nullptr, session);
 }
 
-Status Session::create_reopenable(SessionSpec spec, const unils_session_options& options,
-                                  std::unique_ptr<Session>* session) {
+Status Session::create_reopenable(const SessionSpec& spec, const unils_session_options& options,
+                                  const EngineHome& home, std::unique_ptr<Session>* session) {
   unils_session_options widest = options;
   widest.style_frames = kMaxStyleFrames;
   widest.smoothing = 1;
-  return create(std::move(spec), options, widest, session);
+  return create(spec, options, widest, &home, session);
 }
 
-Status Session::create(SessionSpec spec, const unils_session_options& options, const unils_session_options& widest,
-                       std::unique_ptr<Session>* session) {
+Status Session::create(const SessionSpec& spec, const unils_session_options& options,
+                       const unils_session_options& widest, const EngineHome* home, std::unique_ptr<Session>* session) {
   UNILS_RETURN_IF_ERROR(check(spec, options));
   Layout layout(spec, options);
   // What the maker holds does not change with these options.
@@ -102,7 +104,7 @@ Status Session::create(SessionSpec spec, const unils_session_options& options, c
   const size_t spare_state = wide.state.bytes() - layout.state.bytes();
   const size_t spare_scratch = wide.scratch.bytes() - layout.scratch.bytes();
   std::unique_ptr<FrameMaker> maker;
-  UNILS_RETURN_IF_ERROR(FrameMaker::create(&spec, options, &layout.state, &layout.scratch, &maker));
+  UNILS_RETURN_IF_ERROR(FrameMaker::create(spec, options, home, &layout.state, &layout.scratch, &maker));
   Arena state, scratch;
   UNILS_RETURN_IF_ERROR(Arena::create(layout.state.bytes() + spare_state, &state));
   UNILS_RETURN_IF_ERROR(Arena::create(layout.scratch.bytes() + spare_scratch, &scratch));
@@ -366,8 +368,9 @@ Status Session::snapshot(void* buffer, size_t bytes) {
   char* body = static_cast<char*>(buffer) + sizeof header;
   std::memcpy(body, &counters, sizeof counters);
   std::memcpy(body + sizeof counters, state_.data(), state_bytes());
+  UNILS_RETURN_IF_ERROR(maker_->read_block(body + sizeof counters + state_bytes()));
   Checksum checksum;
-  checksum.add(body, sizeof counters + state_bytes());
+  checksum.add(body, body_bytes());
   header.checksum = checksum.value();
   std::memcpy(buffer, &header, sizeof header);
   return Status();
@@ -397,6 +400,7 @@ Status Session::restore(const void* buffer, size_t bytes) {
   if (checksum.value() != header.checksum || !plausible(counters)) return refuse("this snapshot is damaged");
 
   const TrackLock lock(self_, other_);
+  UNILS_RETURN_IF_ERROR(maker_->write_block(body + sizeof counters + state_bytes()));
   std::memcpy(state_.data(), body + sizeof counters, state_bytes());
   for (const unils_track track : kTracks) {
     tracks_.inputs[track]->load(counters.inputs[track]);

@@ -28,10 +28,11 @@ class Session {
   static constexpr int64_t kMinStyleFrames = 25, kMaxStyleFrames = 500;
 
   // UNILS_ERROR_INVALID_ARGUMENT when an option is out of range, UNILS_ERROR_OUT_OF_MEMORY.
-  static Status create(SessionSpec spec, const unils_session_options& options, std::unique_ptr<Session>* session);
+  static Status create(const SessionSpec& spec, const unils_session_options& options,
+                       std::unique_ptr<Session>* session);
   // With memory for any options of a session of family "stream", so that reopen() allocates nothing.
-  static Status create_reopenable(SessionSpec spec, const unils_session_options& options,
-                                  std::unique_ptr<Session>* session);
+  static Status create_reopenable(const SessionSpec& spec, const unils_session_options& options,
+                                  const EngineHome& home, std::unique_ptr<Session>* session);
   // As newly made with other options. Nobody else may be inside.
   Status reopen(const SessionSpec& spec, const unils_session_options& options);
   Session(const Session&) = delete;
@@ -44,7 +45,7 @@ class Session {
   Status interrupt(int64_t* generation);
   Status finish();
   Status reset();
-  size_t snapshot_bytes() const { return sizeof(SnapshotHeader) + sizeof(SessionCounters) + state_bytes(); }
+  size_t snapshot_bytes() const { return sizeof(SnapshotHeader) + body_bytes(); }
   Status snapshot(void* buffer, size_t bytes);
   Status restore(const void* buffer, size_t bytes);
   Status get_latency(unils_latency* latency);
@@ -75,8 +76,8 @@ class Session {
   Session(const SessionSpec& spec, const unils_session_options& options, std::unique_ptr<FrameMaker> maker,
           const Layout& layout, Arena state, Arena scratch);
 
-  static Status create(SessionSpec spec, const unils_session_options& options, const unils_session_options& widest,
-                       std::unique_ptr<Session>* session);
+  static Status create(const SessionSpec& spec, const unils_session_options& options,
+                       const unils_session_options& widest, const EngineHome* home, std::unique_ptr<Session>* session);
   // What follows from the options and the layout of the memory.
   void open(const SessionSpec& spec, const unils_session_options& options, const Layout& layout);
   static Status check(const SessionSpec& spec, const unils_session_options& options);
@@ -85,6 +86,7 @@ class Session {
     return track == UNILS_TRACK_SELF ? options_.look_ahead_self : options_.look_ahead_other;
   }
   size_t state_bytes() const { return layout_.state.bytes(); }
+  size_t body_bytes() const { return sizeof(SessionCounters) + state_bytes() + maker_->block_bytes(); }  // of a snapshot
   int frame_values() const { return options_.faces * rig_.channels(); }
   int64_t style_values() const { return options_.style_frames * rig_.channels(); }  // of one face
   float* style(int face) { return scratch_.at<float>(layout_.styles) + face * style_values(); }

@@ -26,12 +26,14 @@ Status SessionPool::create(const std::shared_ptr<const Model>& model, int max_se
   std::unique_ptr<SessionPool> made(new SessionPool(std::move(spec), options, max_sessions));
   made->requests_.resize(static_cast<size_t>(max_sessions));
   made->stepping_.resize(static_cast<size_t>(max_sessions));
-  UNILS_RETURN_IF_ERROR(Arena::create(made->spec_.engine->workspace_bytes(max_sessions), &made->workspace_));
+  const StepEngine& engine = *made->spec_.engine;
+  UNILS_RETURN_IF_ERROR(engine.create_states(max_sessions, &made->states_));
+  UNILS_RETURN_IF_ERROR(engine.create_workspace(max_sessions, &made->workspace_));
+  UNILS_RETURN_IF_ERROR(engine.create_workspace(1, &made->own_workspace_));
   for (int i = 0; i < max_sessions; ++i) {
-    SessionSpec own;
-    UNILS_RETURN_IF_ERROR(SessionSpec::from_model(model, &own));
-    UNILS_RETURN_IF_ERROR(
-        Session::create_reopenable(std::move(own), options, &made->places_[static_cast<size_t>(i)].session));
+    const EngineHome home = {made->states_->block(i), made->own_workspace_.get(), &made->own_workspace_mutex_};
+    UNILS_RETURN_IF_ERROR(Session::create_reopenable(made->spec_, options, home,
+                                                     &made->places_[static_cast<size_t>(i)].session));
   }
   *pool = std::move(made);
   return Status();
@@ -143,7 +145,7 @@ bool SessionPool::begin_round(const unils_frames& frames, int64_t* ids, int64_t 
 void SessionPool::end_round(const unils_frames& frames, int64_t* ids, int64_t* count, int batch) {
   if (batch == 0) return;
   const auto began = std::chrono::steady_clock::now();
-  spec_.engine->step_batch(requests_.data(), batch, workspace_.data());
+  spec_.engine->step_batch(requests_.data(), batch, *workspace_);
   const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - began;
   for (int i = 0; i < batch; ++i) {
     Place& place = *stepping_[static_cast<size_t>(i)];
@@ -195,7 +197,7 @@ int SessionPool::sessions() const {
 }
 
 size_t SessionPool::bytes() const {
-  size_t bytes = sizeof *this + workspace_.bytes() + requests_.capacity() * sizeof(StepRequest) +
+  size_t bytes = sizeof *this + static_cast<size_t>(workspace_->bytes() + own_workspace_->bytes()) + requests_.capacity() * sizeof(StepRequest) +
                  stepping_.capacity() * sizeof(Place*) + static_cast<size_t>(max_sessions_) * sizeof(Place);
   for (int i = 0; i < max_sessions_; ++i) bytes += places_[static_cast<size_t>(i)].session->bytes();
   return bytes;

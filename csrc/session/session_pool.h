@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "core/arena.h"
@@ -17,7 +18,7 @@ namespace unils {
 
 class SessionPool {
  public:
-  static constexpr int kMaxSessions = 4096;
+  static constexpr int kMaxSessions = 16384;
 
   // All memory that it will ever hold. UNILS_ERROR_INVALID_ARGUMENT, UNILS_ERROR_BUNDLE, UNILS_ERROR_OUT_OF_MEMORY.
   static Status create(const std::shared_ptr<const Model>& model, int max_sessions,
@@ -55,7 +56,10 @@ class SessionPool {
   };
 
   SessionPool(SessionSpec spec, const unils_session_options& options, int max_sessions)
-      : spec_(std::move(spec)), default_options_(options), max_sessions_(max_sessions), places_(new Place[static_cast<size_t>(max_sessions)]) {}
+      : spec_(std::move(spec)),
+        default_options_(options),
+        max_sessions_(max_sessions),
+        places_(new Place[static_cast<size_t>(max_sessions)]) {}
 
   void hold_open_sessions();
   void let_go();
@@ -68,10 +72,14 @@ class SessionPool {
   SessionSpec spec_;  // with the engine that steps the batches
   unils_session_options default_options_;
   int max_sessions_;
+  std::unique_ptr<StepStates> states_;        // of all places
+  std::unique_ptr<StepWorkspace> workspace_;  // of batches
+  // Of what a session does alone: a style, or a row before its time.
+  std::unique_ptr<StepWorkspace> own_workspace_;
+  std::mutex own_workspace_mutex_;
   std::unique_ptr<Place[]> places_;
   std::vector<StepRequest> requests_;  // (max_sessions)
   std::vector<Place*> stepping_;       // (max_sessions): whose they are
-  Arena workspace_;
   int first_ = 0;  // whose turn it is
   Status failure_;
   std::atomic<int64_t> last_id_{0};

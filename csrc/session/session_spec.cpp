@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "audio/resampler.h"
-#include "features/framer.h"
 #include "model/model.h"
 
 namespace unils {
@@ -28,14 +27,6 @@ Status SessionSpec::from_model(std::shared_ptr<const Model> model, SessionSpec* 
     spec->published = std::move(model);
     return Status();
   }
-  spec->features.sample_rate = config.sample_rate;
-  spec->features.window_samples = config.window_samples;
-  spec->features.step_samples = config.step_samples;
-  spec->features.fft_size = config.fft_size;
-  spec->features.mels = config.mels;
-  spec->features.low_hz = config.low_hz;
-  spec->features.high_hz = config.high_hz;
-  spec->features.floor = config.log_floor;
   spec->look_ahead_self_max = config.sizes.look_ahead_self_max;
   spec->look_ahead_other_max = config.sizes.look_ahead_other_max;
   return StepEngine::create(std::move(model), &spec->engine);

@@ -7,7 +7,6 @@
 
 #include "core/status.h"
 #include "engine/step_engine.h"
-#include "features/log_mel.h"
 
 namespace unils {
 
@@ -15,11 +14,10 @@ class Model;  // model/model.h
 
 struct SessionSpec {
   // One of the two, which keeps the model alive.
-  std::unique_ptr<StepEngine> engine;      // family "stream"
+  std::shared_ptr<const StepEngine> engine;  // family "stream"
   std::shared_ptr<const Model> published;  // family "published"
   std::string rig;
   std::vector<std::string> channels;  // (D)
-  LogMelConfig features;  // family "stream"
   int hop_samples = 640;
   int frame_rate = 25;
   int window_frames = 1;  // of the model's own windows

@@ -1,4 +1,5 @@
-// What a snapshot is: a header that says whose it is, the session's counters, then the session's state block as it is.
+// What a snapshot is: a header that says whose it is, the session's counters, then the session's state as it is and,
+// where a backend keeps a block of it, that.
 // Plain bytes in the machine's own byte order.
 #pragma once
 #include <cstddef>

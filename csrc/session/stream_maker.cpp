@@ -22,24 +22,24 @@ Status StreamMaker::check(const unils_session_options& options) {
   return Status();
 }
 
-Status StreamMaker::check(const SessionSpec& spec, const unils_session_options& options) {
+Status StreamMaker::create(const SessionSpec& spec, const unils_session_options& options, const EngineHome* home,
+                           ArenaLayout* state, ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker) {
   UNILS_RETURN_IF_ERROR(check(options));
-  UNILS_RETURN_IF_ERROR(Framer::check(spec.features, spec.hop_samples));
-  const Framer framer(spec.features, spec.hop_samples);
-  const StepEngine& engine = *spec.engine;
-  if (framer.row_values() == engine.row_values() && static_cast<int>(spec.channels.size()) == engine.channels()) {
-    return Status();
+  std::unique_ptr<StreamMaker> made(new StreamMaker(spec, options, state, scratch));
+  if (home != nullptr) {
+    made->home_ = *home;
+  } else {
+    UNILS_RETURN_IF_ERROR(made->engine_->create_states(1, &made->own_states_));
+    UNILS_RETURN_IF_ERROR(made->engine_->create_workspace(1, &made->own_workspace_));
+    made->home_ = {made->own_states_->block(0), made->own_workspace_.get(), nullptr};
   }
-  return error(UNILS_ERROR_BUNDLE, "the bundle's features or channels do not fit its weights: %d values a row and %d "
-               "channels against %d and %d", framer.row_values(), static_cast<int>(spec.channels.size()),
-               engine.row_values(), engine.channels());
+  *maker = std::move(made);
+  return Status();
 }
 
-StreamMaker::StreamMaker(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
+StreamMaker::StreamMaker(const SessionSpec& spec, const unils_session_options& options, ArenaLayout* state,
                          ArenaLayout* scratch)
-    : engine_(std::move(spec->engine)),
-      framer_(spec->features, spec->hop_samples),
-      hop_samples_(spec->hop_samples) {
+    : engine_(spec.engine), hop_samples_(spec.hop_samples) {
   lay_out(options, state, scratch);
 }
 
@@ -57,26 +57,31 @@ void StreamMaker::lay_out(const unils_session_options& options, ArenaLayout* sta
   params_.top_p = options.top_p;
   params_.cfg_scale = options.cfg_scale;
   params_.seed = options.seed;
-  for (size_t& framer : framers_) framer = state->add<float>(framer_.state_floats());
-  engine_offset_ = state->add<char>(engine_->state_bytes());
-  workspace_ = scratch->add<char>(engine_->workspace_bytes(1));
-  framer_line_ = scratch->add<float>(framer_.scratch_floats());
-  framer_scratch_ = scratch->add<double>(framer_.scratch_doubles());
+  counts_ = state->add<char>(engine_->counts_bytes());
   hop_ = scratch->add<float>(static_cast<size_t>(hop_samples_));
-  row_ = scratch->add<float>(static_cast<size_t>(framer_.row_values()));
+}
+
+size_t StreamMaker::bytes() const {
+  return sizeof *this + engine_->block_bytes() +
+         (own_workspace_ != nullptr ? static_cast<size_t>(own_workspace_->bytes()) : 0);
+}
+
+std::unique_lock<std::mutex> StreamMaker::lock_workspace() const {
+  return home_.mutex != nullptr ? std::unique_lock<std::mutex>(*home_.mutex) : std::unique_lock<std::mutex>();
 }
 
 Status StreamMaker::start_over(const float* const* styles) {
-  engine_->reset(engine_state());
+  UNILS_RETURN_IF_ERROR(engine_->reset(engine_state()));
   if (styles[0] == nullptr) return Status();
-  return engine_->set_style(engine_state(), workspace(), styles[0], style_frames_);
+  const std::unique_lock<std::mutex> lock = lock_workspace();
+  return engine_->set_style(engine_state(), *home_.workspace, styles[0], style_frames_);
 }
 
 Status StreamMaker::make(int64_t frame, Tracks* tracks, float* motion) {
   StepRequest request;
   request.motion = motion;
   UNILS_RETURN_IF_ERROR(begin(frame, tracks, &request));
-  engine_->step_batch(&request, 1, workspace());
+  engine_->step_batch(&request, 1, *home_.workspace);
   UNILS_RETURN_IF_ERROR(std::move(request.status));
   end(frame, tracks);
   return Status();
@@ -110,15 +115,13 @@ Status StreamMaker::hear(unils_track track, int64_t frame, Tracks* tracks) {
     UNILS_RETURN_IF_ERROR(forget(track, std::max(frame, line.heard / hop_samples_), tracks));
   }
   float* hop = arena_at<float>(scratch_, hop_);
-  float* row_values = arena_at<float>(scratch_, row_);
+  const std::unique_lock<std::mutex> lock = lock_workspace();
   for (int64_t row = engine_->rows(engine_state(), engine_track(track)); row <= frame + look_ahead(track); ++row) {
     const int64_t start = row * hop_samples_;
     const int64_t count = std::clamp<int64_t>(end - start, 0, hop_samples_);
     input.peek(start - line.front, count, hop);
     std::fill(hop + count, hop + hop_samples_, 0.0f);
-    framer_.row(arena_at<float>(state_, framers_[track]), arena_at<float>(scratch_, framer_line_),
-                arena_at<double>(scratch_, framer_scratch_), row, hop, row_values);
-    UNILS_RETURN_IF_ERROR(engine_->push_row(engine_state(), workspace(), engine_track(track), row_values));
+    UNILS_RETURN_IF_ERROR(engine_->push_hop(engine_state(), *home_.workspace, engine_track(track), hop));
     if (count > 0) line.heard = start + count;
   }
   return Status();

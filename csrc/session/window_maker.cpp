@@ -7,16 +7,16 @@
 
 namespace unils {
 
-Status WindowMaker::create(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
+Status WindowMaker::create(const SessionSpec& spec, const unils_session_options& options, ArenaLayout* state,
                            ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker) {
   WindowShape shape;
   shape.faces = options.faces;
-  shape.hop_frames = spec->block_frames(options);
+  shape.hop_frames = spec.block_frames(options);
   shape.look_ahead = std::max(options.look_ahead_self, options.look_ahead_other);
-  UNILS_RETURN_IF_ERROR(check(*spec, options, shape));
+  UNILS_RETURN_IF_ERROR(check(spec, options, shape));
   std::unique_ptr<WindowEngine> engine;
-  UNILS_RETURN_IF_ERROR(WindowEngine::create(std::move(spec->published), shape, &engine));
-  maker->reset(new WindowMaker(*spec, options, shape, std::move(engine), state, scratch));
+  UNILS_RETURN_IF_ERROR(WindowEngine::create(spec.published, shape, &engine));
+  maker->reset(new WindowMaker(spec, options, shape, std::move(engine), state, scratch));
   return Status();
 }
 

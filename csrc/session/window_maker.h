@@ -11,7 +11,7 @@ namespace unils {
 
 class WindowMaker final : public FrameMaker {
  public:
-  static Status create(SessionSpec* spec, const unils_session_options& options, ArenaLayout* state,
+  static Status create(const SessionSpec& spec, const unils_session_options& options, ArenaLayout* state,
                        ArenaLayout* scratch, std::unique_ptr<FrameMaker>* maker);
 
   void bind(void* state, void* scratch) override {

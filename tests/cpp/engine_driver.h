@@ -31,16 +31,16 @@ class EngineDriver {
   explicit EngineDriver(const std::string& bundle) : EngineDriver(load(bundle, 1)) {}
   explicit EngineDriver(std::shared_ptr<const Model> shared) : model(std::move(shared)) {
     CHECK_OK(StepEngine::create(model, &engine));
-    CHECK_OK(Arena::create(engine->state_bytes(), &state));
-    CHECK_OK(Arena::create(engine->workspace_bytes(1), &workspace));
-    // Scratch may hold anything.
-    std::memset(workspace.data(), 0x7f, workspace.bytes());
-    engine->reset(state.data());
+    CHECK_OK(Arena::create(engine->counts_bytes(), &counts_));
+    CHECK_OK(engine->create_states(1, &states_));
+    CHECK_OK(engine->create_workspace(1, &workspace));
+    state = {counts_.data(), states_->block(0)};
+    CHECK_OK(engine->reset(state));
   }
 
   Status push(Track track) {
-    const std::vector<float> row = made_up_row(track, engine->rows(state.data(), track), engine->row_values());
-    return engine->push_row(state.data(), workspace.data(), track, row.data());
+    const std::vector<float> row = made_up_row(track, engine->rows(state, track), engine->row_values());
+    return engine->push_row(state, *workspace, track, row.data());
   }
   static std::shared_ptr<const Model> load(const std::string& bundle, int threads) {
     std::shared_ptr<const Model> loaded;
@@ -58,21 +58,38 @@ class EngineDriver {
   std::vector<float> step(const StepParams& params) {
     push_needed(params);
     std::vector<float> motion(static_cast<size_t>(engine->channels()));
-    CHECK_OK(engine->step(state.data(), workspace.data(), params, motion.data()));
+    CHECK_OK(engine->step(state, *workspace, params, motion.data()));
     return motion;
   }
   // Bits of the last frame made, +-1.
   std::vector<double> bits() const {
     const unils_stream_sizes& sizes = model->config().sizes;
-    const float* at = arena_at<float>(state.data(), StateLayout(sizes).bits);
+    const float* at = arena_at<float>(state.block, layout().bits);
     return std::vector<double>(at, at + sizes.levels * sizes.bits);
   }
-  int64_t frame() const { return engine->frame(state.data()); }
-  int64_t rows(Track track) const { return engine->rows(state.data(), track); }
+  StateLayout layout() const { return StateLayout(model->config().sizes, model->config().features()); }
+  // All that a session's past has left.
+  std::vector<char> bytes() const {
+    std::vector<char> copy(engine->counts_bytes() + engine->block_bytes());
+    std::memcpy(copy.data(), state.counts, engine->counts_bytes());
+    CHECK_OK(engine->read_block(state.block, copy.data() + engine->counts_bytes()));
+    return copy;
+  }
+  void load(const std::vector<char>& copy) {
+    std::memcpy(state.counts, copy.data(), engine->counts_bytes());
+    CHECK_OK(engine->write_block(state.block, copy.data() + engine->counts_bytes()));
+  }
+  int64_t frame() const { return engine->frame(state); }
+  int64_t rows(Track track) const { return engine->rows(state, track); }
 
   std::shared_ptr<const Model> model;
-  std::unique_ptr<StepEngine> engine;
-  Arena state, workspace;
+  std::shared_ptr<const StepEngine> engine;
+  StepState state;
+  std::unique_ptr<StepWorkspace> workspace;
+
+ private:
+  Arena counts_;
+  std::unique_ptr<StepStates> states_;
 };
 
 // Pins each level that runs here in turn.

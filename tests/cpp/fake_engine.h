@@ -8,6 +8,7 @@
 
 #include "core/ring.h"
 #include "engine/step_engine.h"
+#include "features/framer.h"
 #include "session/session.h"
 
 namespace unils {
@@ -36,27 +37,58 @@ class FakeEngine : public StepEngine {
     float style;
     float seen[2][64];  // by row: a weighted sum of its values
     float loud[2][64];  // by row: mean log energy
+    float history[2][Framer::kKeptRows * 240];
   };
 
   int64_t fail_at = -1;  // step() of this frame fails
 
-  size_t state_bytes() const override { return round_up(sizeof(State), kCacheLine); }
-  size_t workspace_bytes(int) const override { return kCacheLine; }
+  struct NoStates final : StepStates {
+    void* block(int) const override { return nullptr; }
+  };
+  struct Workspace final : StepWorkspace {
+    explicit Workspace(const Framer& framer) : line(framer.scratch_floats()), scratch(framer.scratch_doubles()) {}
+    int64_t bytes() const override { return static_cast<int64_t>(line.size() * 4 + scratch.size() * 8); }
+    std::vector<float> line;
+    std::vector<double> scratch;
+  };
+
+  size_t counts_bytes() const override { return round_up(sizeof(State), kCacheLine); }
+  size_t block_bytes() const override { return 0; }
+  int hop_samples() const override { return 640; }
   int row_values() const override { return kRowValues; }
   int channels() const override { return kChannels; }
 
-  void reset(void* state) const override { std::memset(state, 0, state_bytes()); }
-  Status set_style(void* state, void*, const float* motion, int64_t frames) const override {
+  Status create_states(int, std::unique_ptr<StepStates>* states) const override {
+    *states = std::make_unique<NoStates>();
+    return Status();
+  }
+  Status create_workspace(int, std::unique_ptr<StepWorkspace>* workspace) const override {
+    *workspace = std::make_unique<Workspace>(framer_);
+    return Status();
+  }
+  Status read_block(const void*, void*) const override { return Status(); }
+  Status write_block(void*, const void*) const override { return Status(); }
+
+  Status reset(StepState state) const override {
+    std::memset(state.counts, 0, counts_bytes());
+    return Status();
+  }
+  Status set_style(StepState state, StepWorkspace&, const float* motion, int64_t frames) const override {
     float sum = 0.0f;
     for (int64_t i = 0; i < frames * kChannels; ++i) sum += motion[i];
     at(state)->style = sum;
     return Status();
   }
-  int64_t frame(const void* state) const override { return static_cast<const State*>(state)->frame; }
-  int64_t rows(const void* state, Track track) const override {
-    return static_cast<const State*>(state)->rows[static_cast<int>(track)];
+  int64_t frame(StepState state) const override { return at(state)->frame; }
+  int64_t rows(StepState state, Track track) const override { return at(state)->rows[static_cast<int>(track)]; }
+  Status push_hop(StepState state, StepWorkspace& workspace, Track track, const float* hop) const override {
+    auto& work = static_cast<Workspace&>(workspace);
+    float row[kRowValues];
+    framer_.row(at(state)->history[static_cast<int>(track)], work.line.data(), work.scratch.data(), rows(state, track),
+                hop, row);
+    return push_row(state, workspace, track, row);
   }
-  Status push_row(void* state, void*, Track track, const float* log_mel) const override {
+  Status push_row(StepState state, StepWorkspace&, Track track, const float* log_mel) const override {
     State& s = *at(state);
     const int t = static_cast<int>(track);
     const auto slot = static_cast<size_t>(kRows.slot(s.rows[t]));
@@ -71,7 +103,7 @@ class FakeEngine : public StepEngine {
     s.furthest[t] = std::max(s.furthest[t], s.rows[t]);
     return Status();
   }
-  Status rewind_rows(void* state, Track track, int64_t row) const override {
+  Status rewind_rows(StepState state, Track track, int64_t row) const override {
     State& s = *at(state);
     const int t = static_cast<int>(track);
     if (row > s.rows[t] || row < s.frame || s.furthest[t] - row > kMaxRewindRows) {
@@ -81,12 +113,12 @@ class FakeEngine : public StepEngine {
     s.rows[t] = row;
     return Status();
   }
-  void step_batch(StepRequest* requests, int count, void*) const override {
+  void step_batch(StepRequest* requests, int count, StepWorkspace&) const override {
     for (int i = 0; i < count; ++i) requests[i].status = make(requests[i].state, *requests[i].params, requests[i].motion);
   }
 
  private:
-  Status make(void* state, const StepParams& params, float* motion) const {
+  Status make(StepState state, const StepParams& params, float* motion) const {
     State& s = *at(state);
     if (s.frame == fail_at) return Status(UNILS_ERROR_BACKEND, "told to fail");
     const int look_ahead[2] = {params.look_ahead_self, params.look_ahead_other};
@@ -110,7 +142,9 @@ class FakeEngine : public StepEngine {
   }
 
   static constexpr RingIndex kRows{64};
-  static State* at(void* state) { return static_cast<State*>(state); }
+  static State* at(StepState state) { return static_cast<State*>(state.counts); }
+
+  Framer framer_{LogMelConfig(), 640};
 };
 
 // A session over a FakeEngine. Loudness of silence is ln(1e-5).

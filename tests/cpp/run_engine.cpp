@@ -59,13 +59,17 @@ int main(int argc, char** argv) {
 
   std::shared_ptr<const Model> model;
   require(Model::load(argv[1], "cpu", 1, &model));
-  std::unique_ptr<StepEngine> engine;
+  std::shared_ptr<const StepEngine> engine;
   require(StepEngine::create(model, &engine));
   const unils_stream_sizes& sizes = model->config().sizes;
-  const StateLayout layout(sizes);
-  Arena state, workspace;
-  require(Arena::create(engine->state_bytes(), &state));
-  require(Arena::create(engine->workspace_bytes(1), &workspace));
+  const StateLayout layout(sizes, model->config().features());
+  Arena counts;
+  std::unique_ptr<StepStates> states;
+  std::unique_ptr<StepWorkspace> workspace;
+  require(Arena::create(engine->counts_bytes(), &counts));
+  require(engine->create_states(1, &states));
+  require(engine->create_workspace(1, &workspace));
+  const StepState state = {counts.data(), states->block(0)};
 
   const int64_t look_ahead[] = {params.look_ahead_self, params.look_ahead_other};
   const int64_t rows[] = {frames + look_ahead[0], frames + look_ahead[1]};
@@ -84,26 +88,26 @@ int main(int argc, char** argv) {
   std::vector<float> motion(static_cast<size_t>(frames) * channels), logits(static_cast<size_t>(frames) * level_bits),
       bits;
   std::vector<float> heard[2];
-  engine->reset(state.data());
-  require(engine->set_style(state.data(), workspace.data(), style, style_frames));
+  require(engine->reset(state));
+  if (style_frames > 0) require(engine->set_style(state, *workspace, style, style_frames));
   for (int64_t frame = 0; frame < frames; ++frame) {
     for (const Track track : {Track::kSelf, Track::kOther}) {
       const int t = static_cast<int>(track);
-      for (int64_t row = engine->rows(state.data(), track); row < frame + 1 + look_ahead[t]; ++row) {
-        require(engine->push_row(state.data(), workspace.data(), track, log_mel[t] + row * sizes.row_values));
+      for (int64_t row = engine->rows(state, track); row < frame + 1 + look_ahead[t]; ++row) {
+        require(engine->push_row(state, *workspace, track, log_mel[t] + row * sizes.row_values));
       }
     }
     params.logits = logits.data() + static_cast<size_t>(frame) * level_bits;
     require(
-        engine->step(state.data(), workspace.data(), params, motion.data() + static_cast<size_t>(frame) * channels));
+        engine->step(state, *workspace, params, motion.data() + static_cast<size_t>(frame) * channels));
     for (int t = 0; t < 2; ++t) {
       for (int64_t row = frame == 0 ? 0 : frame + look_ahead[t]; row <= frame + look_ahead[t]; ++row) {
         for (int layer = 0; layer < sizes.depth; ++layer) {
-          append_entry(layout.cross[t], state.data(), sizes, layer, row, &heard[t]);
+          append_entry(layout.cross[t], state.block, sizes, layer, row, &heard[t]);
         }
       }
     }
-    const float* made = state.at<float>(layout.bits);
+    const float* made = arena_at<float>(state.block, layout.bits);
     bits.insert(bits.end(), made, made + level_bits);
   }
 

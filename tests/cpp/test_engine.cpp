@@ -54,8 +54,9 @@ void compare(const BundleWriter& bundle, const StepParams& given, int64_t style_
   params.logits = logits.data();
 
   const Rows style_motion = made_up_motion(style_frames, bundle.sizes.channels);
-  CHECK_OK(
-      driver.engine->set_style(driver.state.data(), driver.workspace.data(), flat(style_motion).data(), style_frames));
+  if (style_frames > 0) {
+    CHECK_OK(driver.engine->set_style(driver.state, *driver.workspace, flat(style_motion).data(), style_frames));
+  }
   const Rows style = reference.style_tokens(style_motion);
   ReferenceModel::Heard heard;
   heard.look_ahead[0] = params.look_ahead_self, heard.look_ahead[1] = params.look_ahead_other;
@@ -109,19 +110,18 @@ void test_frames_equal_a_double_precision_recomputation_over_ring_wraps() {
 void test_a_step_is_a_function_of_its_state_alone() {
   EngineDriver driver(bundle_path);
   for (int i = 0; i < 20; ++i) driver.step(kGuided);
-  std::vector<char> copy(driver.state.bytes());
-  std::memcpy(copy.data(), driver.state.data(), copy.size());
+  const std::vector<char> copy = driver.bytes();
   std::vector<std::vector<float>> first;
   for (int i = 0; i < 40; ++i) first.push_back(driver.step(kGuided));
 
   EngineDriver other(bundle_path);  // another engine, another workspace
-  std::memcpy(other.state.data(), copy.data(), copy.size());
+  other.load(copy);
   for (int i = 0; i < 40; ++i) CHECK(other.step(kGuided) == first[static_cast<size_t>(i)]);
-  CHECK(std::memcmp(driver.state.data(), other.state.data(), driver.state.bytes()) == 0);
+  CHECK(driver.bytes() == other.bytes());
 
-  driver.engine->reset(driver.state.data());
+  CHECK_OK(driver.engine->reset(driver.state));
   EngineDriver fresh(bundle_path);
-  CHECK(std::memcmp(driver.state.data(), fresh.state.data(), driver.state.bytes()) == 0);
+  CHECK(driver.bytes() == fresh.bytes());
 }
 
 // States at different frames with different parameters, that can step together.
@@ -134,8 +134,7 @@ class Crowd {
       members.push_back(std::make_unique<EngineDriver>(model));
       for (int frame = 0; frame < i % 7; ++frame) members.back()->step(params.back());
     }
-    CHECK_OK(Arena::create(engine().workspace_bytes(count), &workspace));
-    std::memset(workspace.data(), 0x7f, workspace.bytes());
+    CHECK_OK(engine().create_workspace(count, &workspace));
   }
   const StepEngine& engine() const { return *members[0]->engine; }
 
@@ -147,18 +146,18 @@ class Crowd {
     for (size_t i = 0; i < named.size(); ++i) {
       EngineDriver& member = *members[named[i]];
       member.push_needed(params[named[i]]);
-      requests[i].state = member.state.data();
+      requests[i].state = member.state;
       requests[i].params = &params[named[i]];
       requests[i].motion = motions[i].data();
     }
-    engine().step_batch(requests.data(), static_cast<int>(requests.size()), workspace.data());
+    engine().step_batch(requests.data(), static_cast<int>(requests.size()), *workspace);
     for (const StepRequest& request : requests) CHECK_OK(request.status);
     return motions;
   }
 
   std::vector<StepParams> params;
   std::vector<std::unique_ptr<EngineDriver>> members;
-  Arena workspace;
+  std::unique_ptr<StepWorkspace> workspace;
 };
 
 void test_a_frame_does_not_depend_on_who_shares_the_batch() {
@@ -176,8 +175,7 @@ void test_a_frame_does_not_depend_on_who_shares_the_batch() {
         }
       }
       for (size_t i = 0; i < kMost; ++i) {
-        const Arena &a = together.members[i]->state, &b = alone.members[i]->state;
-        CHECK(std::memcmp(a.data(), b.data(), a.bytes()) == 0);
+        CHECK(together.members[i]->bytes() == alone.members[i]->bytes());
       }
     }
   });
@@ -208,12 +206,12 @@ void test_a_request_that_fails_does_not_touch_the_others() {
   std::vector<StepRequest> requests(3);
   for (size_t i = 0; i < 3; ++i) {
     if (i != 1) crowd.members[i]->push_needed(crowd.params[i]);
-    requests[i].state = crowd.members[i]->state.data();
+    requests[i].state = crowd.members[i]->state;
     requests[i].params = &crowd.params[i];
     requests[i].motion = motions[i].data();
   }
   const int64_t frame = crowd.members[1]->frame();
-  crowd.engine().step_batch(requests.data(), 3, crowd.workspace.data());
+  crowd.engine().step_batch(requests.data(), 3, *crowd.workspace);
   CHECK_ERROR(requests[1].status, UNILS_ERROR_STATE, "rows of track self");
   CHECK(crowd.members[1]->frame() == frame);
   CHECK_OK(requests[0].status);
@@ -242,13 +240,13 @@ void test_rewound_rows_leave_no_trace() {
     CHECK(rewound.step(params) == straight.step(params));
     if (i % 5 != 4) continue;
     const int64_t keep = rewound.frame();
-    CHECK_OK(rewound.engine->rewind_rows(rewound.state.data(), Track::kSelf, keep));
+    CHECK_OK(rewound.engine->rewind_rows(rewound.state, Track::kSelf, keep));
     CHECK(rewound.rows(Track::kSelf) == keep);
     const std::vector<float> wrong(256, 3.0f);
     for (int j = 0; j < i % 8; ++j) {
-      CHECK_OK(rewound.engine->push_row(rewound.state.data(), rewound.workspace.data(), Track::kSelf, wrong.data()));
+      CHECK_OK(rewound.engine->push_row(rewound.state, *rewound.workspace, Track::kSelf, wrong.data()));
     }
-    CHECK_OK(rewound.engine->rewind_rows(rewound.state.data(), Track::kSelf, keep));
+    CHECK_OK(rewound.engine->rewind_rows(rewound.state, Track::kSelf, keep));
   }
 }
 
@@ -256,7 +254,7 @@ void test_rows_rewind_as_far_as_promised_and_no_further() {
   EngineDriver driver(bundle_path), straight(bundle_path);
   const StepParams params = params_of(8, 0, 0.0f, 1.0f, 1.0f, 0);
   for (int i = 0; i < 40; ++i) driver.step(params), straight.step(params);
-  void* state = driver.state.data();
+  const StepState state = driver.state;
   const int64_t rows = driver.rows(Track::kSelf), far = rows - StepEngine::kMaxRewindRows;
   CHECK_ERROR(driver.engine->rewind_rows(state, Track::kSelf, far - 1), UNILS_ERROR_STATE, "cannot go back to row");
   CHECK_ERROR(driver.engine->rewind_rows(state, Track::kSelf, rows + 1), UNILS_ERROR_STATE, "cannot go back to row");
@@ -266,7 +264,7 @@ void test_rows_rewind_as_far_as_promised_and_no_further() {
   CHECK_OK(driver.engine->rewind_rows(state, Track::kSelf, far));
   CHECK(driver.rows(Track::kSelf) == far);
   for (int i = 0; i < 40; ++i) CHECK(driver.step(params) == straight.step(params));
-  CHECK(std::memcmp(state, straight.state.data(), driver.state.bytes()) == 0);
+  CHECK(driver.bytes() == straight.bytes());
 }
 
 void test_the_future_is_heard_only_as_far_as_look_ahead_says() {
@@ -288,7 +286,7 @@ void test_the_future_is_heard_only_as_far_as_look_ahead_says() {
             while (driver.rows(each) < needed) {
               std::vector<float> row = made_up_row(each, driver.rows(each));
               if (each == track && driver.rows(each) == changed && version == 1) row[40] += 5.0f;
-              CHECK_OK(driver.engine->push_row(driver.state.data(), driver.workspace.data(), each, row.data()));
+              CHECK_OK(driver.engine->push_row(driver.state, *driver.workspace, each, row.data()));
             }
           }
           std::vector<float> before = out;
@@ -306,9 +304,9 @@ void test_the_future_is_heard_only_as_far_as_look_ahead_says() {
   for (int i = 0; i < 30; ++i) {
     while (with.rows(Track::kSelf) <= with.frame()) CHECK_OK(with.push(Track::kSelf));
     const std::vector<float> loud(256, 9.0f);
-    CHECK_OK(with.engine->push_row(with.state.data(), with.workspace.data(), Track::kSelf, loud.data()));
+    CHECK_OK(with.engine->push_row(with.state, *with.workspace, Track::kSelf, loud.data()));
     CHECK(with.step(blind) == without.step(blind));
-    CHECK_OK(with.engine->rewind_rows(with.state.data(), Track::kSelf, with.frame()));
+    CHECK_OK(with.engine->rewind_rows(with.state, Track::kSelf, with.frame()));
   }
 }
 
@@ -317,8 +315,7 @@ void test_positions_beyond_32_bits_cost_no_accuracy() {
   const ReferenceModel reference(bundle);
   const int64_t start = (int64_t{1} << 31) - 20, frames = 60;
   EngineDriver driver(bundle_path);
-  const StateLayout layout(bundle.sizes);
-  StateHeader* header = layout.header_of(driver.state.data());
+  auto* header = static_cast<StepCounts*>(driver.state.counts);
   header->frame = start;
   for (int t = 0; t < 2; ++t) header->rows[t] = header->furthest_rows[t] = start;
   header->guided_frames = start;
@@ -384,7 +381,8 @@ void test_sampling_follows_its_rules() {
 void test_what_cannot_be_done_is_a_status() {
   EngineDriver driver(bundle_path);
   const StepEngine& engine = *driver.engine;
-  void *state = driver.state.data(), *workspace = driver.workspace.data();
+  const StepState state = driver.state;
+  StepWorkspace& workspace = *driver.workspace;
   std::vector<float> motion(static_cast<size_t>(engine.channels()));
   const auto step = [&](const StepParams& params) { return engine.step(state, workspace, params, motion.data()); };
 
@@ -417,7 +415,7 @@ void test_what_cannot_be_done_is_a_status() {
 
   const Rows clip = made_up_motion(501, engine.channels());
   std::vector<float> values = flat(clip);
-  for (const int64_t frames : {int64_t{1}, int64_t{24}, int64_t{501}, int64_t{-1}, int64_t{1} << 60}) {
+  for (const int64_t frames : {int64_t{0}, int64_t{1}, int64_t{24}, int64_t{501}, int64_t{-1}, int64_t{1} << 60}) {
     CHECK_ERROR(engine.set_style(state, workspace, values.data(), frames), UNILS_ERROR_INVALID_ARGUMENT,
                 "give 25 to 500");
   }
@@ -425,13 +423,13 @@ void test_what_cannot_be_done_is_a_status() {
   values[77] = NAN;
   CHECK_ERROR(engine.set_style(state, workspace, values.data(), 30), UNILS_ERROR_INVALID_ARGUMENT, "not finite");
   CHECK_OK(engine.set_style(state, workspace, values.data() + 2 * 55, 30));
-  CHECK_OK(engine.set_style(state, workspace, nullptr, 0));
 
   CHECK_OK(step(kGuided));
-  CHECK_ERROR(engine.set_style(state, workspace, nullptr, 0), UNILS_ERROR_STATE, "before the first frame");
+  CHECK_ERROR(engine.set_style(state, workspace, values.data() + 2 * 55, 30), UNILS_ERROR_STATE,
+              "before the first frame");
   CHECK_OK(driver.push(Track::kSelf));
   CHECK_ERROR(step(params_of(1, 0, 1, 1, 1, 0)), UNILS_ERROR_STATE, "switched off");
-  driver.engine->reset(state);
+  CHECK_OK(engine.reset(state));
   StepParams unguided = kGuided;
   unguided.cfg_scale = 1.0f;
   driver.step(unguided);
@@ -443,10 +441,10 @@ void test_what_cannot_be_done_is_a_status() {
 void test_taking_a_style_back_leaves_no_trace() {
   EngineDriver driver(bundle_path), fresh(bundle_path);
   const std::vector<float> clip = flat(made_up_motion(100, driver.engine->channels()));
-  CHECK_OK(driver.engine->set_style(driver.state.data(), driver.workspace.data(), clip.data(), 100));
-  CHECK(std::memcmp(driver.state.data(), fresh.state.data(), fresh.state.bytes()) != 0);
-  CHECK_OK(driver.engine->set_style(driver.state.data(), driver.workspace.data(), nullptr, 0));
-  CHECK(std::memcmp(driver.state.data(), fresh.state.data(), fresh.state.bytes()) == 0);
+  CHECK_OK(driver.engine->set_style(driver.state, *driver.workspace, clip.data(), 100));
+  CHECK(driver.bytes() != fresh.bytes());
+  CHECK_OK(driver.engine->reset(driver.state));
+  CHECK(driver.bytes() == fresh.bytes());
 }
 
 void test_weights_that_overflow_are_a_status(const TemporaryFolder& folder) {
@@ -460,7 +458,7 @@ void test_weights_that_overflow_are_a_status(const TemporaryFolder& folder) {
   CHECK_OK(driver.push(Track::kOther));
   std::vector<float> motion(static_cast<size_t>(driver.engine->channels()));
   StepParams params;
-  CHECK_ERROR(driver.engine->step(driver.state.data(), driver.workspace.data(), params, motion.data()),
+  CHECK_ERROR(driver.engine->step(driver.state, *driver.workspace, params, motion.data()),
               UNILS_ERROR_BUNDLE, "frame 0 is not finite");
 }
 

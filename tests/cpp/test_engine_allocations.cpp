@@ -42,18 +42,19 @@ int main() {
   at_every_level([&] {
     EngineDriver driver(folder / "tiny");
     const StepEngine& engine = *driver.engine;
-    void *state = driver.state.data(), *workspace = driver.workspace.data();
+    const StepState state = driver.state;
+    StepWorkspace& workspace = *driver.workspace;
     const std::vector<float> row = made_up_row(Track::kSelf, 0), style(55 * 100, 0.2f);
     std::vector<float> motion(static_cast<size_t>(engine.channels()));
     StepParams params;
     params.look_ahead_self = 2;
     params.cfg_scale = 1.5f;
-    std::vector<char> copy(driver.state.bytes());
+    std::vector<char> copy(engine.block_bytes());
 
     const long before = allocations;
     bool all_ok = true;
     for (int session = 0; session < 2; ++session) {
-      engine.reset(state);
+      all_ok = engine.reset(state).ok() && all_ok;
       all_ok = all_ok && engine.set_style(state, workspace, style.data(), session == 0 ? 0 : 100).ok();
       for (int frame = 0; frame < 200; ++frame) {
         for (const Track track : kTracks) {
@@ -62,7 +63,7 @@ int main() {
           }
         }
         all_ok = all_ok && engine.step(state, workspace, params, motion.data()).ok();
-        if (frame == 100) std::memcpy(copy.data(), state, copy.size());
+        if (frame == 100) all_ok = all_ok && engine.read_block(state.block, copy.data()).ok();
         if (frame % 50 == 49) all_ok = all_ok && engine.rewind_rows(state, Track::kSelf, frame + 1).ok();
       }
     }
@@ -76,8 +77,8 @@ int main() {
     std::vector<std::unique_ptr<EngineDriver>> drivers;
     for (int i = 0; i < kStates; ++i) drivers.push_back(std::make_unique<EngineDriver>(model));
     const StepEngine& engine = *drivers[0]->engine;
-    Arena workspace;
-    CHECK_OK(Arena::create(engine.workspace_bytes(kStates), &workspace));
+    std::unique_ptr<StepWorkspace> workspace;
+    CHECK_OK(engine.create_workspace(kStates, &workspace));
     const std::vector<float> row = made_up_row(Track::kSelf, 0);
     std::vector<float> motion(static_cast<size_t>(kStates * engine.channels()));
     const StepParams params;
@@ -87,16 +88,18 @@ int main() {
     for (int frame = 0; frame < 20; ++frame) {
       for (int i = 0; i < kStates; ++i) {
         StepRequest& request = requests[static_cast<size_t>(i)];
-        request.state = drivers[static_cast<size_t>(i)]->state.data();
+        request.state = drivers[static_cast<size_t>(i)]->state;
         request.params = &params;
         request.motion = motion.data() + i * engine.channels();
         for (const Track track : kTracks) {
-          all_ok = all_ok && engine.push_row(request.state, workspace.data(), track, row.data()).ok();
+          all_ok = all_ok && engine.push_row(request.state, *workspace, track, row.data()).ok();
         }
       }
-      engine.step_batch(requests.data(), 1 + frame, workspace.data());
+      engine.step_batch(requests.data(), 1 + frame, *workspace);
       for (int i = 0; i < 1 + frame; ++i) all_ok = all_ok && requests[static_cast<size_t>(i)].status.ok();
-      for (int i = 1 + frame; i < kStates; ++i) engine.reset(requests[static_cast<size_t>(i)].state);
+      for (int i = 1 + frame; i < kStates; ++i) {
+        all_ok = engine.reset(requests[static_cast<size_t>(i)].state).ok() && all_ok;
+      }
     }
     const long during = allocations - before;
     CHECK(all_ok);

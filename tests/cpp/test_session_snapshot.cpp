@@ -31,7 +31,7 @@ void edit(Bytes* bytes, const std::function<void(SessionCounters*, FakeEngine::S
   SessionCounters counters;
   FakeEngine::State engine;
   char* body = bytes->data() + sizeof header;
-  char* engine_at = bytes->data() + bytes->size() - FakeEngine().state_bytes();
+  char* engine_at = bytes->data() + bytes->size() - FakeEngine().counts_bytes();
   std::memcpy(&header, bytes->data(), sizeof header);
   std::memcpy(&counters, body, sizeof counters);
   std::memcpy(&engine, engine_at, sizeof engine);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <new>
@@ -17,9 +18,13 @@
 namespace unils {
 namespace {
 
+struct CpuWorkspace {
+  Arena scratch;
+};
+
 struct CpuModel {
   CpuModel(const unils_model_spec& spec, const Kernels& model_kernels)
-      : kernels(model_kernels), layout(*spec.sizes), workers(std::make_unique<Workers>(spec.threads)) {}
+      : kernels(model_kernels), layout(*spec.sizes, *spec.features), workers(std::make_unique<Workers>(spec.threads)) {}
 
   const Kernels& kernels;
   StateLayout layout;
@@ -66,14 +71,14 @@ struct CpuModel {
 
   // body(begin, end, scratch) for parts of `count` requests of `sessions` sessions.
   template <typename Body>
-  void run(int count, int sessions, void* workspace, const Body& body) const {
+  void share(int count, int sessions, float* workspace, const Body& body) const {
     struct Call {
       const CpuModel& cpu;
       const Body& body;
       int count, parts;
       float* workspace;
     };
-    const Call call = {*this, body, count, parts(sessions), static_cast<float*>(workspace)};
+    const Call call = {*this, body, count, parts(sessions), workspace};
     const auto run_part = [](const void* of, int part, int lane) {
       const Call& c = *static_cast<const Call*>(of);
       const auto at = [&c](int n) { return static_cast<int>(int64_t{c.count} * n / c.parts); };
@@ -98,6 +103,10 @@ int32_t score(unils_sentence* detail) {
 }
 
 Status create(const unils_model_spec& spec, std::unique_ptr<CpuModel>* created) {
+  if (spec.precision != UNILS_FP32) {
+    return Status(UNILS_ERROR_BACKEND,
+                  "backend cpu computes in float32 only; load the model with precision fp32, or on backend cuda");
+  }
   CpuLevel level = CpuLevel::kRef;
   UNILS_RETURN_IF_ERROR(choose_cpu_level(&level));
   auto model = std::make_unique<CpuModel>(spec, *kernels_for(level));
@@ -118,15 +127,15 @@ Status create(const unils_model_spec& spec, std::unique_ptr<CpuModel>* created) 
   return Status();
 }
 
-unils_status model_create(const unils_model_spec* spec, unils_backend_model** model, unils_sentence* why) {
+// What `make` returns as a status and, if it is not OK, a sentence.
+template <typename Make>
+unils_status answer(unils_sentence* why, const Make& make) {
   try {
-    std::unique_ptr<CpuModel> created;
-    const Status status = create(*spec, &created);
+    const Status status = make();
     if (!status.ok()) say(why, status.sentence().c_str());
-    *model = reinterpret_cast<unils_backend_model*>(created.release());
     return status.code();
   } catch (const std::bad_alloc&) {
-    say(why, "there is not enough memory for the weights");
+    say(why, "there is not enough memory");
     return UNILS_ERROR_OUT_OF_MEMORY;
   } catch (const std::exception& failure) {
     say(why, failure.what());
@@ -134,53 +143,101 @@ unils_status model_create(const unils_model_spec* spec, unils_backend_model** mo
   }
 }
 
-void model_free(unils_backend_model* model) { delete reinterpret_cast<CpuModel*>(model); }
-
-size_t workspace_bytes(const unils_backend_model* model, int32_t sessions) {
-  return round_up(model_of(model).workspace_floats(sessions) * sizeof(float), kCacheLine);
+unils_status model_create(const unils_model_spec* spec, unils_backend_model** model, unils_sentence* why) {
+  return answer(why, [&] {
+    std::unique_ptr<CpuModel> created;
+    UNILS_RETURN_IF_ERROR(create(*spec, &created));
+    *model = reinterpret_cast<unils_backend_model*>(created.release());
+    return Status();
+  });
 }
+
+void model_free(unils_backend_model* model) { delete reinterpret_cast<CpuModel*>(model); }
 
 int64_t weight_bytes(const unils_backend_model* model) {
   return model_of(model).step_floats * static_cast<int64_t>(sizeof(float));
 }
 
-void reset(const unils_backend_model* model, void* state) {
-  const CpuModel& cpu = model_of(model);
-  cpu.layout.style.copy(cpu.null_style.data(), state);
+float* scratch_of(unils_backend_workspace* workspace) {
+  return reinterpret_cast<CpuWorkspace*>(workspace)->scratch.at<float>(0);
 }
 
-unils_status set_style(const unils_backend_model* model, void* state, void* workspace, const float* motion,
-                       int64_t frames, unils_sentence*) {
+unils_status states_create(const unils_backend_model* model, int32_t count, void** states, unils_sentence* why) {
+  return answer(why, [&] {
+    auto blocks = std::make_unique<Arena>();
+    UNILS_RETURN_IF_ERROR(Arena::create(static_cast<size_t>(count) * model_of(model).layout.bytes, blocks.get()));
+    *states = blocks->release();
+    return Status();
+  });
+}
+
+void states_free(const unils_backend_model*, void* states) { Arena::adopt(states); }
+
+unils_status state_read(const unils_backend_model* model, const void* state, void* block, unils_sentence*) {
+  std::memcpy(block, state, model_of(model).layout.bytes);
+  return UNILS_OK;
+}
+
+unils_status state_write(const unils_backend_model* model, void* state, const void* block, unils_sentence*) {
+  std::memcpy(state, block, model_of(model).layout.bytes);
+  return UNILS_OK;
+}
+
+unils_status workspace_create(const unils_backend_model* model, int32_t sessions, unils_backend_workspace** workspace,
+                              unils_sentence* why) {
+  return answer(why, [&] {
+    auto made = std::make_unique<CpuWorkspace>();
+    UNILS_RETURN_IF_ERROR(Arena::create(model_of(model).workspace_floats(sessions) * sizeof(float), &made->scratch));
+    *workspace = reinterpret_cast<unils_backend_workspace*>(made.release());
+    return Status();
+  });
+}
+
+void workspace_free(unils_backend_workspace* workspace) { delete reinterpret_cast<CpuWorkspace*>(workspace); }
+
+int64_t workspace_bytes(const unils_backend_workspace* workspace) {
+  return static_cast<int64_t>(reinterpret_cast<const CpuWorkspace*>(workspace)->scratch.bytes());
+}
+
+unils_status reset(const unils_backend_model* model, void* state, unils_sentence*) {
   const CpuModel& cpu = model_of(model);
-  auto* tokens = static_cast<float*>(workspace);
+  std::memset(state, 0, cpu.layout.bytes);
+  cpu.layout.style.copy(cpu.null_style.data(), state);
+  return UNILS_OK;
+}
+
+unils_status set_style(const unils_backend_model* model, void* state, unils_backend_workspace* workspace,
+                       const float* motion, int64_t frames, unils_sentence*) {
+  const CpuModel& cpu = model_of(model);
+  float* tokens = scratch_of(workspace);
   float* scratch = tokens + cpu.style_floats;
   cpu.style.encode(cpu.kernels, motion, frames, scratch, tokens);
   cpu.generator.set_style_tokens(cpu.kernels, cpu.layout, state, tokens, scratch);
   return UNILS_OK;
 }
 
-unils_status push_rows(const unils_backend_model* model, const unils_row_request* requests, int32_t count,
-                       void* workspace, unils_sentence*) {
+unils_status run(const unils_backend_model* model, unils_backend_workspace* workspace, const unils_row_request* rows,
+                 int32_t row_count, const unils_step_request* steps, int32_t step_count, unils_sentence*) {
   const CpuModel& cpu = model_of(model);
-  cpu.run(count, (count + 1) / 2, workspace, [&](int begin, int end, float* scratch) {
-    cpu.audio.push_rows(cpu.kernels, cpu.layout, requests + begin, end - begin, scratch);
+  float* memory = scratch_of(workspace);
+  cpu.share(row_count, (row_count + 1) / 2, memory, [&](int begin, int end, float* scratch) {
+    cpu.audio.push_rows(cpu.kernels, cpu.layout, rows + begin, end - begin, scratch);
   });
-  return UNILS_OK;
-}
-
-unils_status step(const unils_backend_model* model, const unils_step_request* requests, int32_t count, void* workspace,
-                  unils_sentence*) {
-  const CpuModel& cpu = model_of(model);
-  cpu.run(count, count, workspace, [&](int begin, int end, float* scratch) {
-    cpu.generator.step(cpu.kernels, cpu.layout, requests + begin, end - begin, scratch);
-    cpu.decoder.step(cpu.kernels, cpu.layout, requests + begin, end - begin, scratch);
+  cpu.share(step_count, step_count, memory, [&](int begin, int end, float* scratch) {
+    cpu.generator.step(cpu.kernels, cpu.layout, steps + begin, end - begin, scratch);
+    cpu.decoder.step(cpu.kernels, cpu.layout, steps + begin, end - begin, scratch);
   });
   return UNILS_OK;
 }
 
 }  // namespace
 
-const unils_backend kCpuBackend = {UNILS_BACKEND_VERSION, "cpu", score,     model_create, model_free, workspace_bytes,
-                                   weight_bytes,          reset, set_style, push_rows,    step};
+const unils_backend kCpuBackend = {
+    UNILS_BACKEND_VERSION, "cpu",       0,
+    score,                 model_create, model_free,
+    weight_bytes,          states_create, states_free,
+    state_read,            state_write, workspace_create,
+    workspace_free,        workspace_bytes, reset,
+    set_style,             run};
 
 }  // namespace unils
