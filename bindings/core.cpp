@@ -141,12 +141,14 @@ class PythonRunner {
 
 class Model {
  public:
-  Model(const std::string& bundle, const std::string& backend, int32_t threads, const py::object& graph_runner) {
+  Model(const std::string& bundle, const std::string& backend, int32_t threads, const py::object& graph_runner,
+        int precision) {
     const PythonRunner runner(graph_runner);
     auto options = sized<unils_model_options>();
     options.backend = backend.c_str();
     options.threads = threads;
     options.graph_runner = runner.table();
+    options.precision = static_cast<unils_precision>(precision);
     unils_model* model = nullptr;
     run([&] { return unils_model_load(bundle.c_str(), &options, &model); });
     handle_.reset(model);
@@ -420,8 +422,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("backends", &backends, "[(name, score, detail)], best first; score 0: cannot run here, and detail says why.");
 
   py::class_<Model>(m, "Model")
-      .def(py::init<const std::string&, const std::string&, int32_t, const py::object&>(), "bundle"_a, "backend"_a,
-           "threads"_a, "graph_runner"_a)
+      .def(py::init<const std::string&, const std::string&, int32_t, const py::object&, int>(), "bundle"_a, "backend"_a,
+           "threads"_a, "graph_runner"_a, "precision"_a)
       .def("info", &Model::info);
 
   py::class_<SessionOptions>(m, "SessionOptions")

@@ -25,8 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "features": {"core", "include"},
     "model": {"core", "include", "kernels"},
     "backends": {"core", "include", "kernels", "model", *ENGINE_PARTS},
-    "engine": {"core", "include", "model"},
-    "session": {"core", "include", "audio", "features", "model", "engine", "postprocess"},
+    "engine": {"core", "include", "features", "model"},
+    "session": {"core", "include", "audio", "model", "engine", "postprocess"},
     "c_api": {"core", "include", "session", "model", "backends/registry.h"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]', re.MULTILINE)

@@ -30,7 +30,7 @@ from unils_sdk.errors import (
 from unils_sdk.frames import Frame, FrameBatch
 from unils_sdk.model import Defaults, Model, ModelInfo
 from unils_sdk.offline import animate
-from unils_sdk.pool import PoolStats, SessionPool
+from unils_sdk.pool import PoolFrames, PoolStats, SessionPool
 from unils_sdk.session import Latency, Session, Stats
 
 __version__ = _core.version()
@@ -51,6 +51,7 @@ __all__ = [
     "ModelInfo",
     "NotFiniteError",
     "OutOfMemoryError",
+    "PoolFrames",
     "PoolFullError",
     "PoolStats",
     "Session",

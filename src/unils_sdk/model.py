@@ -13,6 +13,7 @@ from unils_sdk.errors import FileError, InvalidArgumentError, InvalidTypeError
 from unils_sdk.graph_runner import OnnxRunner
 
 BUNDLED_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models", "default")
+PRECISIONS = ("fp32", "fp16", "bf16")  # unils_precision
 """The bundle that comes with the package."""
 
 
@@ -73,14 +74,21 @@ class Model:
         self.info = _read_info(core, path)
 
     @staticmethod
-    def load(path: str | os.PathLike[str] | None = None, backend: str = "auto", threads: int = 1) -> Model:
+    def load(
+        path: str | os.PathLike[str] | None = None,
+        backend: str = "auto",
+        threads: int = 1,
+        precision: str = "fp32",
+    ) -> Model:
         """Load a bundle: a folder with `model.json`, `weights.safetensors` and, in family `published`, graphs.
 
         path: the folder; the model that comes with the package when None.
         backend: `auto`, or a name such as `cpu`; a name fails loudly, only `auto` falls back. Family `published` runs
             on `onnxruntime` (`pip install 'unils-sdk[onnx]'`), which is the CPU; `onnxruntime:cuda` and
             `onnxruntime:tensorrt` need onnxruntime-gpu.
-        threads: how many threads one step may use.
+        threads: how many threads one call may use: the steps of a pool's sessions are shared among them.
+        precision: of matrix products, `fp32`, `fp16` or `bf16`; sums are float32. The CPU knows fp32 only, and graphs
+            have the precision they were made with.
 
         Raises `FileError` when it is not there, `BundleError` when it is broken, `BackendError` when the backend is.
         """
@@ -102,8 +110,10 @@ class Model:
             raise InvalidArgumentError("the path of a bundle cannot hold a null character")
         if not 1 <= threads <= 1024:
             raise InvalidArgumentError(f"threads must be 1 to 1024, not {threads}")
+        if precision not in PRECISIONS:
+            raise InvalidArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         name, runner = OnnxRunner.named(backend)
-        return Model(_core.Model(os.fsencode(folder), name, threads, runner), folder)
+        return Model(_core.Model(os.fsencode(folder), name, threads, runner, PRECISIONS.index(precision)), folder)
 
     def __repr__(self) -> str:
         info = self.info

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import operator
 import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from unils_sdk import _core
 from unils_sdk.errors import InvalidArgumentError, InvalidTypeError
 from unils_sdk.frames import FrameBatch
-from unils_sdk.model import Model
+from unils_sdk.model import Model, ModelInfo
 from unils_sdk.session import Session
+
+MAX_SESSIONS = 16384
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,60 @@ class PoolStats:
     """All memory of the pool, its sessions included; taken when it was made."""
 
 
+class PoolFrames(Mapping[Session, FrameBatch]):
+    """What one pull made, n frames: a mapping from session to `FrameBatch`, and the same frames as whole arrays, for
+    callers that serve thousands of sessions. A session's frames lie together and in order."""
+
+    __slots__ = ("_info", "_spans", "generation", "index", "motion", "pts_seconds", "sessions")
+
+    sessions: tuple[Session, ...]
+    """Those with frames."""
+    motion: npt.NDArray[np.float32]
+    """(n, D)"""
+    index: npt.NDArray[np.int64]
+    """(n,)"""
+    pts_seconds: npt.NDArray[np.float64]
+    """(n,), index / 25"""
+    generation: npt.NDArray[np.int64]
+    """(n,)"""
+
+    def __init__(self, spans: dict[Session, slice], info: ModelInfo, *arrays: npt.NDArray[Any]) -> None:
+        self.sessions = tuple(spans)
+        self.motion, self.index, self.pts_seconds, self.generation = arrays
+        self._spans = spans
+        self._info = info
+
+    def span(self, session: Session) -> slice:
+        """Where a session's frames lie in the arrays. KeyError when it has none."""
+        return self._spans[session]
+
+    def __getitem__(self, session: Session) -> FrameBatch:
+        span = self._spans[session]
+        return FrameBatch(
+            self.motion[span],
+            self._info.channels,
+            self.index[span],
+            self.pts_seconds[span],
+            int(self.generation[span.start]),
+            self._info.rig,
+        )
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __repr__(self) -> str:
+        return f"PoolFrames({len(self.index)} frames of {len(self)} sessions)"
+
+
 class SessionPool:
     """Room for sessions of family `stream` whose frames are made together, so that each reading of the weights serves
     many of them. A session's frames are those that it would make alone, bit for bit.
 
     model: the model, which the pool keeps alive; `Model.load(threads=...)` says how many threads share a batch.
-    max_sessions: 1 to 4096. Memory for all of them is taken now, and none later.
+    max_sessions: 1 to 16384. Memory for all of them is taken now, and none later.
     backend: the one to run on when it is not the model's own; the bundle is then loaded again.
 
     One thread pulls. Sessions are made, pushed to and closed from any thread; their other calls are refused with
@@ -46,8 +100,8 @@ class SessionPool:
             room = operator.index(max_sessions)
         except TypeError:
             raise InvalidTypeError(f"max_sessions must be an int, not {type(max_sessions).__name__}") from None
-        if not 1 <= room <= 4096:
-            raise InvalidArgumentError(f"max_sessions must be 1 to 4096, not {room}")
+        if not 1 <= room <= MAX_SESSIONS:
+            raise InvalidArgumentError(f"max_sessions must be 1 to {MAX_SESSIONS}, not {room}")
         if backend is not None and backend not in ("auto", model.info.backend):
             model = Model.load(model.info.path, backend)
         self._model = model
@@ -68,7 +122,7 @@ class SessionPool:
         self._sessions[session._core.id()] = session
         return session
 
-    def pull(self, max_frames: int | None = None) -> dict[Session, FrameBatch]:
+    def pull(self, max_frames: int | None = None) -> PoolFrames:
         """Make every frame that can be made now, up to `max_frames` of all sessions, and return them by session.
 
         It never waits for audio, and a session without a whole hop costs nothing. Where `max_frames` cuts, the next
@@ -79,24 +133,21 @@ class SessionPool:
             try:
                 max_frames = operator.index(max_frames)
             except TypeError:
-                raise InvalidTypeError(
-                    f"max_frames must be an int or None, not {type(max_frames).__name__}"
-                ) from None
+                raise InvalidTypeError(f"max_frames must be an int or None, not {type(max_frames).__name__}") from None
             if max_frames < 0:
                 raise InvalidArgumentError(f"max_frames must be None or at least 0, not {max_frames}")
-        ids, values, index, pts_seconds, generation = self._core.pull(max_frames)
-        info = self._model.info
-        batches: dict[Session, FrameBatch] = {}
-        for number in dict.fromkeys(ids.tolist()):
+        ids, motion, index, pts_seconds, generation = self._core.pull(max_frames)
+        order = np.argsort(ids, kind="stable")
+        generation = generation[order]
+        numbers, starts = np.unique(ids[order], return_index=True)
+        ends = np.append(starts, len(ids))[1:]
+        spans: dict[Session, slice] = {}
+        for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist(), strict=True):
             session = self._sessions.get(number)
-            if session is None:  # closed while its frames were made
-                continue
-            own = ids == number
-            session._generation = int(generation[own][-1])
-            batches[session] = FrameBatch(
-                values[own], info.channels, index[own], pts_seconds[own], session._generation, info.rig
-            )
-        return batches
+            if session is not None:  # else it was closed while its frames were made
+                session._generation = int(generation[start])
+                spans[session] = slice(start, end)
+        return PoolFrames(spans, self._model.info, motion[order], index[order], pts_seconds[order], generation)
 
     @property
     def stats(self) -> PoolStats:

@@ -1,11 +1,13 @@
 // A tiny test harness: checks count failures and print where; main returns check_result().
 #pragma once
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 
 namespace check {
-inline int failures = 0;
-inline int checks = 0;
+// Tests may check from several threads.
+inline std::atomic<int> failures{0};
+inline std::atomic<int> checks{0};
 
 inline bool record(bool passed, const char* file, int line, const char* what) {
   ++checks;
@@ -26,7 +28,7 @@ inline bool record_near(double a, double b, double tolerance, const char* file, 
 
 // 0 when everything passed and something was checked.
 inline int result() {
-  std::printf("%d checks, %d failures\n", checks, failures);
+  std::printf("%d checks, %d failures\n", checks.load(), failures.load());
   return failures == 0 && checks > 0 ? 0 : 1;
 }
 }  // namespace check

@@ -19,9 +19,9 @@
  * push is BUSY while a pull has the session, so make it from the pulling thread or try again; a pull passes over a
  * session that another call is inside. Nobody waits: pushers go on whatever the pool does.
  *
- * Ownership. Whoever creates frees: unils_model_free, unils_session_free, unils_pool_free. A session or pool keeps its model alive. Buffers
- * passed in are borrowed for the duration of the call only. Strings returned are owned by the library; each says how
- * long it lives.
+ * Ownership. Whoever creates frees: unils_model_free, unils_session_free, unils_pool_free. A session or pool keeps its
+ * model alive. Buffers passed in are borrowed for the duration of the call only. Strings returned are owned by the
+ * library; each says how long it lives.
  */
 #ifndef UNILS_UNILS_H
 #define UNILS_UNILS_H
@@ -270,11 +270,15 @@ UNILS_API size_t unils_session_snapshot_bytes(const unils_session* session);
 UNILS_API unils_status unils_session_snapshot(unils_session* session, void* buffer, size_t bytes);
 UNILS_API unils_status unils_session_restore(unils_session* session, const void* buffer, size_t bytes);
 
+UNILS_API unils_status unils_session_get_latency(const unils_session* session, unils_latency* latency);
+UNILS_API unils_status unils_session_get_stats(const unils_session* session, unils_stats* stats);
+
 /* Many sessions of family "stream" whose frames are made together: each reading of the weights serves many of them, and
- * unils_model_options.threads threads share them. A session's frames are those that it would make alone, bit for bit. */
+ * unils_model_options.threads threads share them. A session's frames are those that it would make alone: bit for bit on
+ * `cpu`, within rounding on others. */
 typedef struct unils_pool_options {
   size_t struct_size;
-  int32_t max_sessions; /* 1..4096; memory for all of them is taken when the pool is made, and none later */
+  int32_t max_sessions; /* 1..16384; memory for all of them is taken when the pool is made, and none later */
 } unils_pool_options;
 typedef struct unils_pool_frames {
   unils_frames frames;
@@ -301,9 +305,6 @@ UNILS_API unils_status unils_pool_pull(unils_pool* pool, const unils_pool_frames
                                        int64_t* count);
 UNILS_API unils_status unils_pool_frames_ready(unils_pool* pool, int64_t* count); /* that pulls could hand over now */
 UNILS_API unils_status unils_pool_get_stats(const unils_pool* pool, unils_pool_stats* stats);
-
-UNILS_API unils_status unils_session_get_latency(const unils_session* session, unils_latency* latency);
-UNILS_API unils_status unils_session_get_stats(const unils_session* session, unils_stats* stats);
 
 #ifdef __cplusplus
 }
