@@ -155,10 +155,14 @@ def test_the_codec_learns(small_corpus: Path, tmp_path: Path) -> None:
     config = load_config("tiny", [*values, "codec.training.learning_rate=3e-3", "codec.training.validation_steps=50"])
     stage = codec.CodecStage(config)
     with torch.no_grad():
-        before = stage.validate()["loss"]
+        before = stage.validate()
     codec.train(config)
-    figures = load_result(tmp_path / "codec" / "best.pt")["figures"]
-    assert figures["loss"] < 0.7 * before
+    after = load_result(tmp_path / "codec" / "best.pt")["figures"]
+    # Seeds 0 to 3 end at 0.70 to 0.79 of the loss and explain 0.46 to 0.86 of the jaw's variance; untrained ones
+    # explain none (-0.35 at best), nor can a codec that only learnt the mean.
+    assert before["r2_jawOpen"] < 0.0
+    assert after["loss"] < 0.87 * before["loss"]
+    assert after["r2_jawOpen"] > 0.25
 
 
 def test_merged_adapters_compute_what_unmerged_ones_do() -> None:
