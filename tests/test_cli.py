@@ -139,9 +139,11 @@ def test_bench_measures_and_writes_json(tiny_path: Path, tmp_path: Path, capsys:
         assert 0 < figures[name]["p50"] <= figures[name]["p95"] <= figures[name]["p99"]
     for name in ("import_ms", "load_ms", "load_to_first_frame_ms", "weight_read_us", "sessions_per_core"):
         assert figures[name] > 0
+    assert figures["pool"]["sessions"] == 2
+    assert figures["pool"]["sessions_per_core"] > 0
     assert figures["session_bytes"] == unils.Session(unils.Model.load(tiny_path)).stats.session_bytes
     table = capsys.readouterr().out
-    for name in ("machine", "step", "frame ready", "sessions per core", "memory per session", "import"):
+    for name in ("machine", "step", "frame ready", "sessions per core", "in a pool", "memory per session", "import"):
         assert any(line.startswith(name) for line in table.splitlines())
 
 

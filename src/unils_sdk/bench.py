@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from unils_sdk.errors import InvalidArgumentError
 from unils_sdk.model import Model
+from unils_sdk.pool import SessionPool
 from unils_sdk.session import Session
 
 _RATE = 16000
@@ -162,25 +163,48 @@ def _resident_bytes() -> int:
 
 
 def _many_sessions(model: Model, count: int) -> dict[str, Any]:
-    """Sessions that take turns step by step, as a server runs them: each finds the caches full of the others."""
+    """Sessions that take turns step by step, as a server runs them: each finds the caches full of the others; and, of
+    a model that can, as many in a pool, a round of the ones after a round of the others. A session's part of a core is
+    processor time, of all threads, pushes and pulls from Python included."""
     frames = model.info.window_frames
     step = frames * model.info.hop_samples
     samples = step * (2 + (_HOP_ROUNDS if frames == 1 else _WINDOW_ROUNDS))
     own, other = _noise(samples, 2), _noise(samples, 3)
+
+    def push(session: Session, start: int) -> None:
+        session.push_audio(own[start : start + step], "self", _RATE)
+        session.push_audio(other[start : start + step], "other", _RATE)
+
     before = _resident_bytes()
     sessions = [Session(model, seed=seed) for seed in range(count)]
-    round_seconds = []
-    for start in range(0, samples, step):
-        begun = time.perf_counter()
-        for session in sessions:
-            session.push_audio(own[start : start + step], "self", _RATE)
-            session.push_audio(other[start : start + step], "other", _RATE)
-            session.pull_frames()
-        round_seconds.append(time.perf_counter() - begun)
+    pool = SessionPool(model, max_sessions=count) if model.info.family == "stream" else None
+    pooled = [pool.session(seed=seed) for seed in range(count)] if pool else []
     resident = _resident_bytes() - before
-    per_session = statistics.median(round_seconds[2:]) / count / frames
-    return {
-        "sessions_per_core": int(1 / model.info.frame_rate / per_session),
+    seconds: dict[str, list[float]] = {"alone": [], "pool": []}
+    for start in range(0, samples, step):
+        begun = time.process_time()
+        for session in sessions:
+            push(session, start)
+            session.pull_frames()
+        seconds["alone"].append(time.process_time() - begun)
+        if pool:
+            begun = time.process_time()
+            for session in pooled:
+                push(session, start)
+            pool.pull()
+            seconds["pool"].append(time.process_time() - begun)
+    per_frame = {way: statistics.median(times[2:]) / count / frames for way, times in seconds.items() if times}
+    per_core = {way: int(1 / model.info.frame_rate / each) for way, each in per_frame.items()}
+    figures: dict[str, Any] = {
+        "sessions_per_core": per_core["alone"],
         "session_bytes": sessions[0].stats.session_bytes,
-        "session_resident_bytes": resident // count,
+        "session_resident_bytes": resident // (count + len(pooled)),
     }
+    if pool:
+        figures["pool"] = {
+            "sessions": count,
+            "sessions_per_core": per_core["pool"],
+            "gain": per_frame["alone"] / per_frame["pool"],
+            "session_bytes": pool.stats.bytes // count,
+        }
+    return figures

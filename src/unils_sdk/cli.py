@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from unils_sdk import __version__
 from unils_sdk.errors import InvalidArgumentError, UnilsError
@@ -255,6 +256,7 @@ def _bench(options: argparse.Namespace) -> None:
             ("real-time factor", f"{figures['real_time_factor']:.4f}"),
             ("latency", f"{figures['latency_ms']:.1f} ms, algorithmic"),
             ("sessions per core", str(figures["sessions_per_core"])),
+            *_pool_lines(figures.get("pool")),
             ("memory per session", f"{figures['session_bytes'] / 1e6:.2f} MB"),
             ("import", f"{figures['import_ms']:.0f} ms, of which NumPy {figures['import_numpy_ms']:.0f} ms"),
             (
@@ -265,6 +267,18 @@ def _bench(options: argparse.Namespace) -> None:
     )
     if options.json:
         write_bytes(options.json, (json.dumps(figures, indent=2) + "\n").encode())
+
+
+def _pool_lines(pool: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if pool is None:
+        return []
+    return [
+        (
+            "in a pool",
+            f"{pool['sessions_per_core']} per core with {pool['sessions']} sessions, {pool['gain']:.2f} x; "
+            f"{pool['session_bytes'] / 1e6:.2f} MB each",
+        )
+    ]
 
 
 def _doctor(options: argparse.Namespace) -> None:
