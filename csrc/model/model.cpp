@@ -57,6 +57,7 @@ Status Model::load_or_throw(const char* bundle_dir, const char* backend, int thr
   if (threads < 1) return error(UNILS_ERROR_INVALID_ARGUMENT, "threads is %d; it must be at least 1", threads);
 
   std::shared_ptr<Model> loading(new Model());
+  loading->threads_ = threads;
   const std::string folder = std::string(bundle_dir) + "/";
   std::vector<char> file;
   UNILS_RETURN_IF_ERROR(read_file(folder + "model.json", 2, kMaxJsonBytes, &file));

@@ -29,6 +29,7 @@ class Model {
   const Config& config() const { return config_; }
   const std::string& json() const { return json_; }  // the whole model.json
   int64_t parameters() const { return parameters_; }
+  int threads() const { return threads_; }
   int64_t weight_bytes() const;  // what one step reads
   // First 8 bytes of the SHA-256 of weights and graphs: tells whose state a snapshot is.
   uint64_t fingerprint() const { return fingerprint_; }
@@ -56,6 +57,7 @@ class Model {
   Config config_;
   std::string json_;
   int64_t parameters_ = 0;
+  int threads_ = 1;
   uint64_t fingerprint_ = 0;
   const unils_backend* backend_ = nullptr;
   unils_backend_model* backend_model_ = nullptr;

@@ -20,7 +20,7 @@ static Status not_together() {
 
 Status FrameMaker::reopen(const unils_session_options&, ArenaLayout*, ArenaLayout*) { return not_together(); }
 
-Status FrameMaker::begin(int64_t, Tracks*, StepRequest*) { return not_together(); }
+Status FrameMaker::begin(int64_t, Tracks*, StepWorkspace&, StepRequest*) { return not_together(); }
 
 void FrameMaker::end(int64_t, Tracks*) {}
 

@@ -41,8 +41,8 @@ class FrameMaker {
   // again.
   virtual Status make(int64_t frame, Tracks* tracks, float* motion) = 0;
   // make() in two halves, for frames of several sessions that are stepped together: the first leaves the request, the
-  // second follows when it has been answered.
-  virtual Status begin(int64_t frame, Tracks* tracks, StepRequest* request);
+  // second follows when it has been answered. workspace: of the thread that calls.
+  virtual Status begin(int64_t frame, Tracks* tracks, StepWorkspace& workspace, StepRequest* request);
   virtual void end(int64_t frame, Tracks* tracks);
   // Forgets what was heard of a track from `frame`, the next to be made, on.
   virtual Status forget(unils_track track, int64_t frame, Tracks* tracks) = 0;

@@ -261,10 +261,10 @@ Status Session::make_frames() {
   return Status();
 }
 
-Status Session::begin_frame(StepRequest* request) {
+Status Session::begin_frame(StepWorkspace& workspace, StepRequest* request) {
   const auto began = std::chrono::steady_clock::now();
   request->motion = scratch_.at<float>(layout_.block);
-  UNILS_RETURN_IF_ERROR(maker_->begin(queue_.end_index(), &tracks_, request));
+  UNILS_RETURN_IF_ERROR(maker_->begin(queue_.end_index(), &tracks_, workspace, request));
   begin_microseconds_ = microseconds_since(began);
   return Status();
 }

@@ -60,7 +60,7 @@ class Session {
   int64_t frames_that_can_leave() { return queue_.leaving(queue_.end_index() + frames_to_make(), finished_); }
   bool frame_can_be_made() { return frames_to_make() > 0; }
   // The next frame, stepped in between by whoever steps several; microseconds: what that took of it.
-  Status begin_frame(StepRequest* request);
+  Status begin_frame(StepWorkspace& workspace, StepRequest* request);
   Status end_frame(const StepRequest& request, double microseconds);
   size_t bytes() const { return sizeof *this + state_.bytes() + scratch_.bytes() + maker_->bytes() + rig_.bytes(); }
 

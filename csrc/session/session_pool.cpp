@@ -8,6 +8,11 @@
 #include "session/pulling.h"
 
 namespace unils {
+namespace {
+
+constexpr int kSessionsAPart = 8;  // prepared by one thread before it looks for more
+
+}  // namespace
 
 Status SessionPool::create(const std::shared_ptr<const Model>& model, int max_sessions,
                            std::unique_ptr<SessionPool>* pool) {
@@ -29,9 +34,12 @@ Status SessionPool::create(const std::shared_ptr<const Model>& model, int max_se
   const StepEngine& engine = *made->spec_.engine;
   UNILS_RETURN_IF_ERROR(engine.create_states(max_sessions, &made->states_));
   UNILS_RETURN_IF_ERROR(engine.create_workspace(max_sessions, &made->workspace_));
-  UNILS_RETURN_IF_ERROR(engine.create_workspace(1, &made->own_workspace_));
+  UNILS_RETURN_IF_ERROR(engine.create_workspace(1, &made->style_workspace_));
+  made->workers_ = std::make_unique<Workers>(model->threads());
+  made->lane_workspaces_.resize(static_cast<size_t>(made->workers_->lanes()));
+  for (auto& workspace : made->lane_workspaces_) UNILS_RETURN_IF_ERROR(engine.create_workspace(1, &workspace));
   for (int i = 0; i < max_sessions; ++i) {
-    const EngineHome home = {made->states_->block(i), made->own_workspace_.get(), &made->own_workspace_mutex_};
+    const EngineHome home = {made->states_->block(i), made->style_workspace_.get(), &made->style_mutex_};
     UNILS_RETURN_IF_ERROR(Session::create_reopenable(made->spec_, options, home,
                                                      &made->places_[static_cast<size_t>(i)].session));
   }
@@ -126,13 +134,7 @@ bool SessionPool::begin_round(const unils_frames& frames, int64_t* ids, int64_t 
     if (place.session->frame_leaves()) {
       hand_over(&place, frames, ids, count);
     } else if (place.session->frame_can_be_made()) {
-      StepRequest& request = requests_[static_cast<size_t>(*batch)];
-      const Status begun = place.session->begin_frame(&request);
-      if (begun.ok()) {
-        stepping_[static_cast<size_t>((*batch)++)] = &place;
-      } else {
-        fail(&place, begun);
-      }
+      stepping_[static_cast<size_t>((*batch)++)] = &place;
     } else {
       place.over = true;
       continue;
@@ -142,14 +144,47 @@ bool SessionPool::begin_round(const unils_frames& frames, int64_t* ids, int64_t 
   return any;
 }
 
+template <typename Body>
+void SessionPool::for_each(int count, const Body& body) {
+  struct Call {
+    const Body& body;
+    int count;
+  };
+  const Call call = {body, count};
+  const auto part = [](const void* of, int part, int lane) {
+    const Call& c = *static_cast<const Call*>(of);
+    const int end = std::min(c.count, (part + 1) * kSessionsAPart);
+    for (int i = part * kSessionsAPart; i < end; ++i) c.body(static_cast<size_t>(i), static_cast<size_t>(lane));
+  };
+  workers_->run(part, &call, (count + kSessionsAPart - 1) / kSessionsAPart);
+}
+
 void SessionPool::end_round(const unils_frames& frames, int64_t* ids, int64_t* count, int batch) {
-  if (batch == 0) return;
-  const auto began = std::chrono::steady_clock::now();
-  spec_.engine->step_batch(requests_.data(), batch, *workspace_);
-  const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - began;
+  for_each(batch, [this](size_t i, size_t lane) {
+    StepRequest& request = requests_[i];
+    request.status = stepping_[i]->session->begin_frame(*lane_workspaces_[lane], &request);
+  });
+  int begun = 0;
   for (int i = 0; i < batch; ++i) {
+    const auto from = static_cast<size_t>(i), to = static_cast<size_t>(begun);
+    if (!requests_[from].status.ok()) {
+      fail(stepping_[from], requests_[from].status);
+      continue;
+    }
+    std::swap(requests_[to], requests_[from]);
+    std::swap(stepping_[to], stepping_[from]);
+    ++begun;
+  }
+  if (begun == 0) return;
+  const auto began = std::chrono::steady_clock::now();
+  spec_.engine->step_batch(requests_.data(), begun, *workspace_);
+  const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - began;
+  for_each(begun, [this, each = took.count() / begun](size_t i, size_t) {
+    requests_[i].status = stepping_[i]->session->end_frame(requests_[i], each);
+  });
+  for (int i = 0; i < begun; ++i) {
     Place& place = *stepping_[static_cast<size_t>(i)];
-    const Status ended = place.session->end_frame(requests_[static_cast<size_t>(i)], took.count() / batch);
+    const Status& ended = requests_[static_cast<size_t>(i)].status;
     if (!ended.ok()) {
       fail(&place, ended);
     } else if (place.session->frame_leaves()) {
@@ -197,8 +232,9 @@ int SessionPool::sessions() const {
 }
 
 size_t SessionPool::bytes() const {
-  size_t bytes = sizeof *this + static_cast<size_t>(workspace_->bytes() + own_workspace_->bytes()) + requests_.capacity() * sizeof(StepRequest) +
+  size_t bytes = sizeof *this + static_cast<size_t>(workspace_->bytes() + style_workspace_->bytes()) + requests_.capacity() * sizeof(StepRequest) +
                  stepping_.capacity() * sizeof(Place*) + static_cast<size_t>(max_sessions_) * sizeof(Place);
+  for (const auto& workspace : lane_workspaces_) bytes += static_cast<size_t>(workspace->bytes());
   for (int i = 0; i < max_sessions_; ++i) bytes += places_[static_cast<size_t>(i)].session->bytes();
   return bytes;
 }

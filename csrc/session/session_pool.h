@@ -12,6 +12,7 @@
 
 #include "core/arena.h"
 #include "core/status.h"
+#include "core/workers.h"
 #include "session/session.h"
 
 namespace unils {
@@ -63,9 +64,13 @@ class SessionPool {
 
   void hold_open_sessions();
   void let_go();
-  // Fills a batch of no more than `most` frames, handing over what need not be made first; false: nothing is left to do.
+  // Chooses whose frames are made next, handing over what need not be made first; false: nothing is left to do.
   bool begin_round(const unils_frames& frames, int64_t* ids, int64_t capacity, int64_t* count, int* batch);
+  // Makes them.
   void end_round(const unils_frames& frames, int64_t* ids, int64_t* count, int batch);
+  // body(i, lane) for i < count, on the pool's threads.
+  template <typename Body>
+  void for_each(int count, const Body& body);
   void hand_over(Place* place, const unils_frames& frames, int64_t* ids, int64_t* count);
   void fail(Place* place, const Status& status);
 
@@ -74,9 +79,10 @@ class SessionPool {
   int max_sessions_;
   std::unique_ptr<StepStates> states_;        // of all places
   std::unique_ptr<StepWorkspace> workspace_;  // of batches
-  // Of what a session does alone: a style, or a row before its time.
-  std::unique_ptr<StepWorkspace> own_workspace_;
-  std::mutex own_workspace_mutex_;
+  std::vector<std::unique_ptr<StepWorkspace>> lane_workspaces_;  // of the threads that prepare them
+  std::unique_ptr<StepWorkspace> style_workspace_;               // of whoever opens or resets a session
+  std::mutex style_mutex_;
+  std::unique_ptr<Workers> workers_;
   std::unique_ptr<Place[]> places_;
   std::vector<StepRequest> requests_;  // (max_sessions)
   std::vector<Place*> stepping_;       // (max_sessions): whose they are

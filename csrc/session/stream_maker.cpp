@@ -66,29 +66,26 @@ size_t StreamMaker::bytes() const {
          (own_workspace_ != nullptr ? static_cast<size_t>(own_workspace_->bytes()) : 0);
 }
 
-std::unique_lock<std::mutex> StreamMaker::lock_workspace() const {
-  return home_.mutex != nullptr ? std::unique_lock<std::mutex>(*home_.mutex) : std::unique_lock<std::mutex>();
-}
-
 Status StreamMaker::start_over(const float* const* styles) {
   UNILS_RETURN_IF_ERROR(engine_->reset(engine_state()));
   if (styles[0] == nullptr) return Status();
-  const std::unique_lock<std::mutex> lock = lock_workspace();
+  std::unique_lock<std::mutex> lock;
+  if (home_.mutex != nullptr) lock = std::unique_lock<std::mutex>(*home_.mutex);
   return engine_->set_style(engine_state(), *home_.workspace, styles[0], style_frames_);
 }
 
 Status StreamMaker::make(int64_t frame, Tracks* tracks, float* motion) {
   StepRequest request;
   request.motion = motion;
-  UNILS_RETURN_IF_ERROR(begin(frame, tracks, &request));
+  UNILS_RETURN_IF_ERROR(begin(frame, tracks, *home_.workspace, &request));
   engine_->step_batch(&request, 1, *home_.workspace);
   UNILS_RETURN_IF_ERROR(std::move(request.status));
   end(frame, tracks);
   return Status();
 }
 
-Status StreamMaker::begin(int64_t frame, Tracks* tracks, StepRequest* request) {
-  for (const unils_track track : kTracks) UNILS_RETURN_IF_ERROR(hear(track, frame, tracks));
+Status StreamMaker::begin(int64_t frame, Tracks* tracks, StepWorkspace& workspace, StepRequest* request) {
+  for (const unils_track track : kTracks) UNILS_RETURN_IF_ERROR(hear(track, frame, tracks, workspace));
   request->state = engine_state();
   request->params = &params_;
   return Status();
@@ -105,7 +102,7 @@ void StreamMaker::end(int64_t, Tracks* tracks) {
 }
 
 // Brings the track's rows up to what frame `frame` sees, the look-ahead included.
-Status StreamMaker::hear(unils_track track, int64_t frame, Tracks* tracks) {
+Status StreamMaker::hear(unils_track track, int64_t frame, Tracks* tracks, StepWorkspace& workspace) {
   TrackInput& input = *tracks->inputs[track];
   TrackLine& line = tracks->lines[track];
   line.front = std::max(line.front, frame * hop_samples_);
@@ -115,13 +112,12 @@ Status StreamMaker::hear(unils_track track, int64_t frame, Tracks* tracks) {
     UNILS_RETURN_IF_ERROR(forget(track, std::max(frame, line.heard / hop_samples_), tracks));
   }
   float* hop = arena_at<float>(scratch_, hop_);
-  const std::unique_lock<std::mutex> lock = lock_workspace();
   for (int64_t row = engine_->rows(engine_state(), engine_track(track)); row <= frame + look_ahead(track); ++row) {
     const int64_t start = row * hop_samples_;
     const int64_t count = std::clamp<int64_t>(end - start, 0, hop_samples_);
     input.peek(start - line.front, count, hop);
     std::fill(hop + count, hop + hop_samples_, 0.0f);
-    UNILS_RETURN_IF_ERROR(engine_->push_hop(engine_state(), *home_.workspace, engine_track(track), hop));
+    UNILS_RETURN_IF_ERROR(engine_->push_hop(engine_state(), workspace, engine_track(track), hop));
     if (count > 0) line.heard = start + count;
   }
   return Status();

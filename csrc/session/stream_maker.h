@@ -20,7 +20,7 @@ class StreamMaker final : public FrameMaker {
   Status reopen(const unils_session_options& options, ArenaLayout* state, ArenaLayout* scratch) override;
   Status start_over(const float* const* styles) override;
   Status make(int64_t frame, Tracks* tracks, float* motion) override;
-  Status begin(int64_t frame, Tracks* tracks, StepRequest* request) override;
+  Status begin(int64_t frame, Tracks* tracks, StepWorkspace& workspace, StepRequest* request) override;
   void end(int64_t frame, Tracks* tracks) override;
   Status forget(unils_track track, int64_t frame, Tracks* tracks) override;
   bool plausible(int64_t frame, const Tracks& tracks) const override;
@@ -38,8 +38,7 @@ class StreamMaker final : public FrameMaker {
     return track == UNILS_TRACK_SELF ? params_.look_ahead_self : params_.look_ahead_other;
   }
   StepState engine_state() const { return {arena_at<char>(state_, counts_), home_.block}; }
-  std::unique_lock<std::mutex> lock_workspace() const;
-  Status hear(unils_track track, int64_t frame, Tracks* tracks);
+  Status hear(unils_track track, int64_t frame, Tracks* tracks, StepWorkspace& workspace);
 
   std::shared_ptr<const StepEngine> engine_;
   std::unique_ptr<StepStates> own_states_;

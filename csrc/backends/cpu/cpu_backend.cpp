@@ -12,8 +12,8 @@
 #include "backends/cpu/generator.h"
 #include "backends/cpu/motion_decoder.h"
 #include "backends/cpu/style_encoder.h"
-#include "backends/cpu/workers.h"
 #include "core/cpu.h"
+#include "core/workers.h"
 
 namespace unils {
 namespace {
