@@ -14,6 +14,8 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
+#include <utility>
 
 #include "unils/unils.h"
 
@@ -139,6 +141,80 @@ class PythonRunner {
   unils_graph_runner table_{};
 };
 
+// The tensor of DLPack (https://dmlc.github.io/dlpack), version 0: what a "dltensor" capsule points at.
+struct DlTensor {
+  void* data;
+  int32_t device_type, device_id;
+  int32_t ndim;
+  uint8_t code, bits;  // of the element: 2 is a float
+  uint16_t lanes;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+struct DlManagedTensor {
+  DlTensor tensor;
+  void* context;
+  void (*deleter)(DlManagedTensor*);
+};
+
+// float32 values on a device, dense, shared with whoever took them through DLPack.
+class DeviceArray {
+ public:
+  DeviceArray(std::shared_ptr<void> memory, float* data, int32_t device_type, int32_t device_id,
+              std::vector<int64_t> shape)
+      : memory_(std::move(memory)),
+        data_(data),
+        device_type_(device_type),
+        device_id_(device_id),
+        shape_(std::move(shape)) {}
+
+  py::tuple shape() const { return py::cast(shape_); }
+  py::tuple device() const { return py::make_tuple(device_type_, device_id_); }
+
+  // Entries [start, stop) of the first axis: a view.
+  DeviceArray rows(int64_t start, int64_t stop) const {
+    int64_t row = 1;
+    for (size_t axis = 1; axis < shape_.size(); ++axis) row *= shape_[axis];
+    std::vector<int64_t> shape = shape_;
+    start = std::clamp<int64_t>(start, 0, shape_[0]);
+    shape[0] = std::clamp<int64_t>(stop, start, shape_[0]) - start;
+    return DeviceArray(memory_, data_ + start * row, device_type_, device_id_, std::move(shape));
+  }
+
+  // The copy was complete before anybody saw it, so no stream has to wait.
+  py::capsule dlpack() const {
+    struct Shared {
+      DlManagedTensor managed;
+      std::shared_ptr<void> memory;
+      std::vector<int64_t> shape;
+    };
+    auto shared = std::make_unique<Shared>();
+    shared->memory = memory_;
+    shared->shape = shape_;
+    shared->managed = {{data_, device_type_, device_id_, static_cast<int32_t>(shape_.size()), 2, 32, 1,
+                        shared->shape.data(), nullptr, 0},
+                       shared.get(),
+                       [](DlManagedTensor* tensor) { delete static_cast<Shared*>(tensor->context); }};
+    // A capsule that nobody took is still named so.
+    const auto unused = [](PyObject* capsule) {
+      if (PyCapsule_IsValid(capsule, "dltensor") == 0) return;
+      auto* tensor = static_cast<DlManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
+      tensor->deleter(tensor);
+    };
+    PyObject* capsule = PyCapsule_New(&shared->managed, "dltensor", unused);
+    if (capsule == nullptr) throw py::error_already_set();
+    static_cast<void>(shared.release());
+    return py::reinterpret_steal<py::capsule>(capsule);
+  }
+
+ private:
+  std::shared_ptr<void> memory_;
+  float* data_;
+  int32_t device_type_, device_id_;
+  std::vector<int64_t> shape_;
+};
+
 class Model {
  public:
   Model(const std::string& bundle, const std::string& backend, int32_t threads, const py::object& graph_runner,
@@ -151,12 +227,22 @@ class Model {
     options.precision = static_cast<unils_precision>(precision);
     unils_model* model = nullptr;
     run([&] { return unils_model_load(bundle.c_str(), &options, &model); });
-    handle_.reset(model);
+    handle_.reset(model, &unils_model_free);
     run([&] { return unils_model_get_info(model, &info_); });
   }
 
   const unils_model* handle() const { return handle_.get(); }
   int32_t channels() const { return info_.channels; }
+
+  DeviceArray device_put(const ContiguousArray<float>& values) const {
+    auto array = sized<unils_device_array>();
+    const float* from = values.data();
+    const int64_t count = values.size();
+    run([&] { return unils_model_device_put(handle(), from, count, &array); });
+    std::shared_ptr<void> memory(array.data, [model = handle_](void* data) { unils_model_device_free(model.get(), data); });
+    return DeviceArray(std::move(memory), static_cast<float*>(array.data), array.device_type, array.device_id,
+                       std::vector<int64_t>(values.shape(), values.shape() + values.ndim()));
+  }
 
   py::dict info() const {
     py::list channels;
@@ -175,7 +261,7 @@ class Model {
   }
 
  private:
-  std::unique_ptr<unils_model, decltype(&unils_model_free)> handle_{nullptr, &unils_model_free};
+  std::shared_ptr<unils_model> handle_;
   unils_model_info info_ = sized<unils_model_info>();
 };
 
@@ -424,7 +510,17 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Model>(m, "Model")
       .def(py::init<const std::string&, const std::string&, int32_t, const py::object&, int>(), "bundle"_a, "backend"_a,
            "threads"_a, "graph_runner"_a, "precision"_a)
-      .def("info", &Model::info);
+      .def("info", &Model::info)
+      .def("device_put", &Model::device_put, py::arg("values").noconvert());
+
+  py::class_<DeviceArray>(m, "DeviceArray",
+                          "float32 values on a device, for anything that takes DLPack: `torch.from_dlpack(array)`.")
+      .def_property_readonly("shape", &DeviceArray::shape)
+      .def("rows", &DeviceArray::rows, "start"_a, "stop"_a, "Entries [start, stop) of the first axis, as a view.")
+      .def("__dlpack_device__", &DeviceArray::device)
+      .def(
+          "__dlpack__", [](const DeviceArray& array, const py::kwargs&) { return array.dlpack(); },
+          "A capsule of DLPack; the values are complete, so no stream has to wait.");
 
   py::class_<SessionOptions>(m, "SessionOptions")
       .def(py::init<int, std::optional<int32_t>, std::optional<int32_t>, std::optional<float>, std::optional<float>,

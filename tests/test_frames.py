@@ -315,3 +315,17 @@ for name in ("new.npz", "open.npz"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert target.read_text() == "old"
         assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_frames_of_a_model_on_the_host_are_on_no_device(bundled: unils.Model) -> None:
+    session = unils.Session(bundled)
+    for track in ("self", "other"):
+        session.push_audio(np.zeros(1280, np.float32), track, 16000)
+    with pytest.raises(unils.BackendError, match="computes on the host"):
+        session.pull_frames(device="cuda")
+    with pytest.raises(unils.InvalidArgumentError, match="None .NumPy. or 'cuda', not 'tpu'"):
+        session.pull_frames(device="tpu")
+    assert len(session.pull_frames()) == 1  # nothing was pulled by the calls that failed
+    pool = unils.SessionPool(bundled, max_sessions=1)
+    with pytest.raises(unils.BackendError, match="computes on the host"):
+        pool.pull(device="cuda")

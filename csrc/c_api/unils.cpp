@@ -191,6 +191,24 @@ const char* unils_model_channel_name(const unils_model* model, int32_t channel) 
   return channels[static_cast<size_t>(channel)].c_str();
 }
 
+unils_status unils_model_device_put(const unils_model* model, const float* values, int64_t count,
+                                    unils_device_array* array) {
+  return run([&]() -> Status {
+    UNILS_REQUIRE(model);
+    UNILS_OUTPUT(array, unils_device_array);
+    array->data = nullptr;
+    if (count < 0 || (values == nullptr && count > 0)) {
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "values is NULL or count is negative (%lld)",
+                   static_cast<long long>(count));
+    }
+    return model->model->device_put(values, count, array);
+  });
+}
+
+void unils_model_device_free(const unils_model* model, void* data) {
+  if (model != nullptr) model->model->device_free(data);
+}
+
 unils_status unils_session_options_init(const unils_model* model, unils_session_options* options) {
   return run([&]() -> Status {
     UNILS_REQUIRE(model);

@@ -38,6 +38,23 @@ int64_t Model::weight_bytes() const {
   return graphs_ != nullptr ? graph_bytes_ : backend_->weight_bytes(backend_model_);
 }
 
+Status Model::device_put(const float* values, int64_t count, unils_device_array* array) const {
+  if (backend_ == nullptr || backend_->device_put == nullptr) {
+    return error(UNILS_ERROR_BACKEND,
+                 "this model computes on the host (backend %s): its frames are on no device; load it on backend cuda",
+                 backend_name());
+  }
+  unils_sentence why = {};
+  const unils_status status = backend_->device_put(backend_model_, values, count, array, &why);
+  return status == UNILS_OK ? Status() : Status(status, why.text);
+}
+
+void Model::device_free(void* data) const {
+  if (data != nullptr && backend_ != nullptr && backend_->device_free != nullptr) {
+    backend_->device_free(backend_model_, data);
+  }
+}
+
 Status Model::load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model,
                    const unils_graph_runner* runner, unils_precision precision) {
   try {

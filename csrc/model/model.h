@@ -37,6 +37,10 @@ class Model {
   const char* backend_name() const { return graphs_ != nullptr ? graphs_->backend_name() : backend_->name; }
   const std::string& backend_detail() const { return backend_detail_; }  // "avx512", or why "auto" fell back
 
+  // A copy of values on the device that the model computes on. UNILS_ERROR_BACKEND where that is the host.
+  Status device_put(const float* values, int64_t count, unils_device_array* array) const;
+  void device_free(void* data) const;
+
   // Family "stream".
   const unils_backend& backend() const { return *backend_; }
   const unils_backend_model* backend_model() const { return backend_model_; }

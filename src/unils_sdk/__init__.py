@@ -27,7 +27,7 @@ from unils_sdk.errors import (
     StateError,
     UnilsError,
 )
-from unils_sdk.frames import Frame, FrameBatch
+from unils_sdk.frames import DeviceFrames, Frame, FrameBatch
 from unils_sdk.model import Defaults, Model, ModelInfo
 from unils_sdk.offline import animate
 from unils_sdk.pool import PoolFrames, PoolStats, SessionPool
@@ -40,6 +40,7 @@ __all__ = [
     "BundleError",
     "BusyError",
     "Defaults",
+    "DeviceFrames",
     "FileError",
     "Frame",
     "FrameBatch",

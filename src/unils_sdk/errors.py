@@ -9,6 +9,9 @@ from __future__ import annotations
 class UnilsError(Exception):
     """Base of all errors of this package."""
 
+    frames: object = None
+    """Frames that had been made when a later part of a pull failed; None otherwise."""
+
 
 class InvalidArgumentError(UnilsError, ValueError):
     """A value, shape, rate or track that cannot be used."""

@@ -9,8 +9,8 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from unils_sdk import rigs
-from unils_sdk.errors import InvalidArgumentError
+from unils_sdk import _core, rigs
+from unils_sdk.errors import InvalidArgumentError, UnilsError
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -144,3 +144,51 @@ class FrameBatch(_RigFields):
             rig=batches[0].rig,
             other=FrameBatch.concatenate(others) if others else None,
         )
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class DeviceFrames:
+    """Frames whose values lie on a device, for renderers that live there: `torch.from_dlpack(frames.values)`. The
+    other fields are those of `FrameBatch`."""
+
+    values: _core.DeviceArray
+    """(n, D), float32"""
+    channels: tuple[str, ...]
+    index: npt.NDArray[np.int64]
+    pts_seconds: npt.NDArray[np.float64]
+    generation: int
+    rig: str
+    other: DeviceFrames | None = None
+
+    def __repr__(self) -> str:
+        return f"DeviceFrames({len(self)} frames, rig={self.rig!r}, generation={self.generation})"
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @staticmethod
+    def of(batch: FrameBatch, model: _core.Model) -> DeviceFrames:
+        """A copy on the device that `model` computes on. Raises `BackendError` where that is the host, and when the
+        copy fails; the error's `frames` are then the batch, so that nothing is lost."""
+        try:
+            return DeviceFrames(
+                values=model.device_put(batch.values),
+                channels=batch.channels,
+                index=batch.index,
+                pts_seconds=batch.pts_seconds,
+                generation=batch.generation,
+                rig=batch.rig,
+                other=None if batch.other is None else DeviceFrames.of(batch.other, model),
+            )
+        except UnilsError as error:
+            error.frames = batch
+            raise
+
+
+def check_device(device: str | None, model: _core.Model) -> None:
+    """`BackendError` before anything is pulled, unless frames of this model can be on `device`."""
+    if device is None:
+        return
+    if device != "cuda":
+        raise InvalidArgumentError(f"device must be None (NumPy) or 'cuda', not {device!r}")
+    model.device_put(np.empty(0, np.float32))

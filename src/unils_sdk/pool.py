@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unils_sdk import _core
-from unils_sdk.errors import InvalidArgumentError, InvalidTypeError
-from unils_sdk.frames import FrameBatch
+from unils_sdk.errors import InvalidArgumentError, InvalidTypeError, UnilsError
+from unils_sdk.frames import FrameBatch, check_device
 from unils_sdk.model import Model, ModelInfo
 from unils_sdk.session import Session
 
@@ -35,7 +35,7 @@ class PoolFrames(Mapping[Session, FrameBatch]):
     """What one pull made, n frames: a mapping from session to `FrameBatch`, and the same frames as whole arrays, for
     callers that serve thousands of sessions. A session's frames lie together and in order."""
 
-    __slots__ = ("_info", "_spans", "generation", "index", "motion", "pts_seconds", "sessions")
+    __slots__ = ("_info", "_spans", "generation", "index", "motion", "on_device", "pts_seconds", "sessions")
 
     sessions: tuple[Session, ...]
     """Those with frames."""
@@ -47,10 +47,14 @@ class PoolFrames(Mapping[Session, FrameBatch]):
     """(n,), index / 25"""
     generation: npt.NDArray[np.int64]
     """(n,)"""
+    on_device: _core.DeviceArray | None
+    """`motion` on the card, as DLPack, of a pull with a device; a session's part is `on_device.rows(start, stop)` of
+    its span."""
 
     def __init__(self, spans: dict[Session, slice], info: ModelInfo, *arrays: npt.NDArray[Any]) -> None:
         self.sessions = tuple(spans)
         self.motion, self.index, self.pts_seconds, self.generation = arrays
+        self.on_device = None
         self._spans = spans
         self._info = info
 
@@ -122,13 +126,16 @@ class SessionPool:
         self._sessions[session._core.id()] = session
         return session
 
-    def pull(self, max_frames: int | None = None) -> PoolFrames:
+    def pull(self, max_frames: int | None = None, device: str | None = None) -> PoolFrames:
         """Make every frame that can be made now, up to `max_frames` of all sessions, and return them by session.
 
         It never waits for audio, and a session without a whole hop costs nothing. Where `max_frames` cuts, the next
         pull begins with the session whose turn it is. The frames of a session are of one generation. A session that
         fails is left out of the rest of the pull; the next pull, or this one when it has no frame, raises the failure.
+
+        device: `cuda` for frames in the memory of the card that the model computes on (`PoolFrames.on_device`).
         """
+        check_device(device, self._model._core)
         if max_frames is not None:
             try:
                 max_frames = operator.index(max_frames)
@@ -147,7 +154,14 @@ class SessionPool:
             if session is not None:  # else it was closed while its frames were made
                 session._generation = int(generation[start])
                 spans[session] = slice(start, end)
-        return PoolFrames(spans, self._model.info, motion[order], index[order], pts_seconds[order], generation)
+        frames = PoolFrames(spans, self._model.info, motion[order], index[order], pts_seconds[order], generation)
+        if device is not None:
+            try:
+                frames.on_device = self._model._core.device_put(frames.motion)
+            except UnilsError as error:
+                error.frames = frames
+                raise
+        return frames
 
     @property
     def stats(self) -> PoolStats:

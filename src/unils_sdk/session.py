@@ -5,14 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import SupportsFloat, SupportsIndex, TypeAlias
+from typing import SupportsFloat, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from unils_sdk import _core
 from unils_sdk.errors import InvalidArgumentError, InvalidTypeError
-from unils_sdk.frames import FrameBatch
+from unils_sdk.frames import DeviceFrames, FrameBatch, check_device
 from unils_sdk.model import Model
 
 Mono: TypeAlias = npt.NDArray[np.int16] | npt.NDArray[np.float32]
@@ -194,11 +194,19 @@ class Session:
         rate = self._sample_rate if sample_rate is None else check_sample_rate(sample_rate)
         return self._core.push_audio(TRACKS.index(track), to_mono(samples), rate)
 
-    def pull_frames(self, max_frames: int | None = None) -> FrameBatch:
+    @overload
+    def pull_frames(self, max_frames: int | None = None, device: None = None) -> FrameBatch: ...
+    @overload
+    def pull_frames(self, max_frames: int | None = None, *, device: str) -> DeviceFrames: ...
+    def pull_frames(self, max_frames: int | None = None, device: str | None = None) -> FrameBatch | DeviceFrames:
         """Make every frame that can be made now, up to `max_frames`. Never waits for audio; may return no frames.
 
         The frames of a batch are of one generation: after `interrupt()`, those that were made before it come alone.
+
+        device: `cuda` for frames in the memory of the card that the model computes on, as DLPack; `BackendError` where
+            it computes on the host. NumPy arrays otherwise.
         """
+        check_device(device, self._model._core)
         if max_frames is not None:
             max_frames = _integer("max_frames", max_frames)
             if max_frames < 0:
@@ -211,7 +219,8 @@ class Session:
             FrameBatch(np.ascontiguousarray(face), info.channels, index, pts_seconds, self._generation, info.rig)
             for face in values.swapaxes(0, 1)
         )
-        return replace(own, other=others[0]) if others else own
+        batch = replace(own, other=others[0]) if others else own
+        return batch if device is None else DeviceFrames.of(batch, self._model._core)
 
     @property
     def frames_ready(self) -> int:

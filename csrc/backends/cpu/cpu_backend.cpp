@@ -232,12 +232,10 @@ unils_status run(const unils_backend_model* model, unils_backend_workspace* work
 
 }  // namespace
 
-const unils_backend kCpuBackend = {
-    UNILS_BACKEND_VERSION, "cpu",       0,
-    score,                 model_create, model_free,
-    weight_bytes,          states_create, states_free,
-    state_read,            state_write, workspace_create,
-    workspace_free,        workspace_bytes, reset,
-    set_style,             run};
+const unils_backend kCpuBackend = {UNILS_BACKEND_VERSION, "cpu",
+                                   0,  // hears rows
+                                   score, model_create, model_free, weight_bytes, states_create, states_free, state_read,
+                                   state_write, workspace_create, workspace_free, workspace_bytes, reset, set_style, run,
+                                   nullptr, nullptr};
 
 }  // namespace unils

@@ -124,6 +124,12 @@ typedef struct unils_backend {
   unils_status (*run)(const unils_backend_model* model, unils_backend_workspace* workspace,
                       const unils_row_request* rows, int32_t row_count, const unils_step_request* steps,
                       int32_t step_count, unils_sentence* why);
+
+  /* For renderers on the device: a copy of `count` values there, ready when it returns, and the end of one. NULL where
+   * frames are made on the host. */
+  unils_status (*device_put)(const unils_backend_model* model, const float* values, int64_t count,
+                             unils_device_array* array, unils_sentence* why);
+  void (*device_free)(const unils_backend_model* model, void* data);
 } unils_backend;
 
 /* The registry (csrc/backends/registry.cpp) answers these. `name`: NULL and "auto" mean the best that runs here; any

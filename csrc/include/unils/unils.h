@@ -231,6 +231,19 @@ UNILS_API void unils_model_free(unils_model* model); /* NULL is fine; sessions m
 UNILS_API unils_status unils_model_get_info(const unils_model* model, unils_model_info* info);
 UNILS_API const char* unils_model_channel_name(const unils_model* model, int32_t channel); /* NULL when out of range */
 
+/* float32 values in the memory of a device, for renderers that live there. Types and numbers of devices are DLPack's. */
+typedef struct unils_device_array {
+  size_t struct_size;
+  void* data;
+  int32_t device_type; /* 2: CUDA */
+  int32_t device_id;
+} unils_device_array;
+/* A copy of `count` values on the device that the model computes on, complete when it returns; free it while the model
+ * lives. UNILS_ERROR_BACKEND where the model computes on the host. */
+UNILS_API unils_status unils_model_device_put(const unils_model* model, const float* values, int64_t count,
+                                              unils_device_array* array);
+UNILS_API void unils_model_device_free(const unils_model* model, void* data); /* NULL is fine */
+
 UNILS_API unils_status unils_session_options_init(const unils_model* model, unils_session_options* options);
 UNILS_API unils_status unils_session_create(const unils_model* model, const unils_session_options* options,
                                             unils_session** session);
