@@ -418,12 +418,12 @@ class Session {
                     "session_bytes"_a = stats.session_bytes);
   }
 
- private:
   std::shared_ptr<unils_session> open() const {
     if (handle_ == nullptr) raise(UNILS_ERROR_STATE, "this session is closed");
     return handle_;
   }
 
+ private:
   std::shared_ptr<unils_session> handle_;
   int64_t id_ = 0;
   int32_t channels_, faces_;
@@ -446,6 +446,34 @@ class Pool {
     int64_t id = 0;
     run([&] { return unils_pool_session(pool.get(), &options, &session, &id); });
     return Session({session, [pool](unils_session* gone) { unils_session_free(gone); }}, id, channels_);
+  }
+
+  // A chunk for each of some sessions: samples (sessions, n). Returns samples taken (sessions,), and of the first push
+  // that failed its index, status and message, or -1; the others were made all the same.
+  template <typename T>
+  static py::tuple push_audio(const std::vector<const Session*>& sessions, int track, const ContiguousArray<T>& samples,
+                              int32_t sample_rate) {
+    constexpr unils_sample_format format = std::is_same_v<T, int16_t> ? UNILS_INT16 : UNILS_FLOAT32;
+    std::vector<std::shared_ptr<unils_session>> open;
+    for (const Session* session : sessions) open.push_back(session->open());
+    ContiguousArray<int64_t> taken(static_cast<py::ssize_t>(open.size()));
+    int64_t* each = taken.mutable_data();
+    const T* data = samples.data();
+    const int64_t count = samples.shape(1);
+    int64_t failed = -1;
+    unils_status status = UNILS_OK;
+    std::string message;
+    run([&] {
+      for (size_t i = 0; i < open.size(); ++i) {
+        const unils_status pushed =
+            unils_session_push_audio(open[i].get(), static_cast<unils_track>(track),
+                                     data + static_cast<int64_t>(i) * count, format, count, sample_rate, each + i);
+        if (pushed == UNILS_OK || failed >= 0) continue;
+        failed = static_cast<int64_t>(i), status = pushed, message = unils_last_error();
+      }
+      return UNILS_OK;
+    });
+    return py::make_tuple(taken, failed, static_cast<int>(status), message);
   }
 
   // (session, values, index, pts_seconds, generation): (n,), (n, D), (n,), (n,), (n,)
@@ -548,6 +576,10 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Pool>(m, "Pool")
       .def(py::init<const Model&, int32_t>(), "model"_a, "max_sessions"_a)
       .def("session", &Pool::session, "options"_a)
+      .def_static("push_audio", &Pool::push_audio<int16_t>, "sessions"_a, "track"_a, py::arg("samples").noconvert(),
+                  "sample_rate"_a)
+      .def_static("push_audio", &Pool::push_audio<float>, "sessions"_a, "track"_a, py::arg("samples").noconvert(),
+                  "sample_rate"_a)
       .def("pull", &Pool::pull, "max_frames"_a)
       .def("stats", &Pool::stats)
       .def("close", &Pool::close);

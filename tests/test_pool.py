@@ -140,6 +140,37 @@ def test_a_failure_of_one_session_leaves_the_others_alone(model: unils.Model) ->
     assert set(pool.pull()) == {broken}
 
 
+def test_one_push_for_many_sessions_is_a_push_for_each(model: unils.Model) -> None:
+    pool = unils.SessionPool(model, max_sessions=3)
+    sessions = [pool.session(seed=seed) for seed in range(3)]
+    tracks = [conversation(seed, 12) for seed in range(3)]
+    for number, track in enumerate(("self", "other")):
+        chunk = np.stack([audio[number] for audio in tracks])
+        for start in range(0, chunk.shape[1], 1000):
+            part = chunk[:, start : start + 1000]  # not contiguous
+            np.testing.assert_array_equal(pool.push_audio(sessions, part, track, 16000), [part.shape[1]] * 3)
+    together = pool.pull()
+    for seed, session in enumerate(sessions):
+        alone = unils.Session(model, seed=seed)
+        push(alone, tracks[seed], 0, 12)
+        np.testing.assert_array_equal(together[session].values, alone.pull_frames().values)
+
+    bad = np.zeros((3, HOP), np.float32)
+    bad[1, 7] = np.inf
+    with pytest.raises(unils.NotFiniteError, match="session 1 of 3") as raised:
+        pool.push_audio(sessions, bad, "self")
+    np.testing.assert_array_equal(raised.value.taken, [HOP, 0, HOP])
+    with pytest.raises(unils.InvalidArgumentError, match=r"here \(3, n\)"):
+        pool.push_audio(sessions, bad[:2], "self")
+    with pytest.raises(unils.InvalidTypeError, match="int16 or float32"):
+        pool.push_audio(sessions, bad.astype(np.float64), "self")  # type: ignore[arg-type]
+    with pytest.raises(unils.InvalidArgumentError, match="track"):
+        pool.push_audio(sessions, bad, "mine")
+    with pytest.raises(unils.InvalidArgumentError, match="sessions of this pool"):
+        pool.push_audio([unils.Session(model)], bad[:1], "self")
+    assert pool.push_audio([], np.empty((0, HOP), np.int16), "self").shape == (0,)
+
+
 def test_what_a_pool_refuses(model: unils.Model) -> None:
     with pytest.raises(unils.InvalidTypeError, match="Model.load"):
         unils.SessionPool("model", max_sessions=2)  # type: ignore[arg-type]

@@ -63,6 +63,13 @@ class Session:
 class Pool:
     def __init__(self, model: Model, max_sessions: int) -> None: ...
     def session(self, options: SessionOptions) -> Session: ...
+    @staticmethod
+    def push_audio(
+        sessions: list[Session],
+        track: int,
+        samples: npt.NDArray[np.int16] | npt.NDArray[np.float32],
+        sample_rate: int,
+    ) -> tuple[npt.NDArray[np.int64], int, int, str]: ...
     def pull(
         self, max_frames: int | None
     ) -> tuple[

@@ -188,9 +188,10 @@ def _many_sessions(model: Model, count: int) -> dict[str, Any]:
             session.pull_frames()
         seconds["alone"].append(time.process_time() - begun)
         if pool:
+            parts = [np.tile(track[start : start + step], (count, 1)) for track in (own, other)]
             begun = time.process_time()
-            for session in pooled:
-                push(session, start)
+            for track, samples in zip(("self", "other"), parts, strict=True):
+                pool.push_audio(pooled, samples, track, _RATE)
             pool.pull()
             seconds["pool"].append(time.process_time() - begun)
     per_frame = {way: statistics.median(times[2:]) / count / frames for way, times in seconds.items() if times}

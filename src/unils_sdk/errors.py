@@ -11,6 +11,8 @@ class UnilsError(Exception):
 
     frames: object = None
     """Frames that had been made when a later part of a pull failed; None otherwise."""
+    taken: object = None
+    """Of a push for many sessions: how many samples each took. None otherwise."""
 
 
 class InvalidArgumentError(UnilsError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unils_sdk import _core
-from unils_sdk.errors import InvalidArgumentError, InvalidTypeError, UnilsError
+from unils_sdk.errors import InvalidArgumentError, InvalidTypeError, UnilsError, from_status
 from unils_sdk.frames import FrameBatch, check_device
 from unils_sdk.model import Model, ModelInfo
-from unils_sdk.session import Session
+from unils_sdk.session import TRACKS, Mono, Session, check_sample_rate
 
 MAX_SESSIONS = 16384
 
@@ -125,6 +125,39 @@ class SessionPool:
         session = _PooledSession(self, **options)
         self._sessions[session._core.id()] = session
         return session
+
+    def push_audio(
+        self, sessions: Sequence[Session], samples: Mono, track: str, sample_rate: int = 16000
+    ) -> npt.NDArray[np.int64]:
+        """A chunk of one track for each of some sessions of this pool, in one call: what `Session.push_audio` does with
+        each, for servers of thousands.
+
+        samples: (len(sessions), n), int16 or float32 in [-1, 1]. Returns how many samples each took, (len(sessions),).
+        Where a push fails, the others are made all the same, and the error of the first that failed is raised, with
+        what each took as its `taken`.
+        """
+        if track not in TRACKS:
+            raise InvalidArgumentError(f"track must be 'self' or 'other', not {track!r}")
+        if not isinstance(samples, np.ndarray) or samples.dtype not in (np.int16, np.float32):
+            raise InvalidTypeError("samples must be an int16 or float32 NumPy array (sessions, n)")
+        if samples.ndim != 2 or len(samples) != len(sessions):
+            raise InvalidArgumentError(
+                f"samples must have shape (sessions, n), here ({len(sessions)}, n), not {samples.shape}"
+            )
+        for session in sessions:
+            if not isinstance(session, _PooledSession) or session._pool is not self:
+                raise InvalidArgumentError("sessions must be sessions of this pool")
+        taken, failed, status, message = self._core.push_audio(
+            [session._core for session in sessions],
+            TRACKS.index(track),
+            np.require(samples, requirements=["C", "A"]),
+            check_sample_rate(sample_rate),
+        )
+        if failed >= 0:
+            error = from_status(status, f"session {failed} of {len(sessions)}: {message}")
+            error.taken = taken
+            raise error
+        return taken
 
     def pull(self, max_frames: int | None = None, device: str | None = None) -> PoolFrames:
         """Make every frame that can be made now, up to `max_frames` of all sessions, and return them by session.
