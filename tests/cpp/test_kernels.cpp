@@ -8,6 +8,10 @@
 #include "check.h"
 #include "kernels/kernels.h"
 
+namespace unils {
+extern const Kernels kSixteenLanes;  // sixteen_lanes.cpp
+}  // namespace unils
+
 using namespace unils;
 
 namespace {
@@ -249,8 +253,10 @@ void test_attention_does_not_see_where_the_ring_wraps(const Kernels& k) {
 }  // namespace
 
 int main() {
-  for (const Kernels* kernels : kernels_here()) {
-    std::printf("%s\n", cpu_level_name(kernels->level));
+  std::vector<const Kernels*> all = kernels_here();
+  all.push_back(&unils::kSixteenLanes);
+  for (const Kernels* kernels : all) {
+    std::printf("%s\n", kernels == &unils::kSixteenLanes ? "16 lanes of plain code" : cpu_level_name(kernels->level));
     test_linear(*kernels);
     test_linear_rows_do_not_touch_each_other(*kernels);
     test_layer_norm(*kernels);
