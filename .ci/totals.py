@@ -8,10 +8,10 @@ usage: totals.py REPORT...
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,8 @@ def lacks_nvcc() -> bool:
 
 
 def lacks_tensorrt() -> bool:
-    return importlib.util.find_spec("tensorrt") is None
+    # Its bindings alone are there without the libraries that they load.
+    return subprocess.run([sys.executable, "-c", "import tensorrt"], check=False, capture_output=True).returncode != 0
 
 
 # What a reason says is absent, and whether it is.

@@ -522,7 +522,7 @@ py::list backends() {
   for (int32_t i = 0; i < unils_backend_count(); ++i) {
     auto info = sized<unils_backend_info>();
     run([&] { return unils_backend_get(i, &info); });
-    result.append(py::make_tuple(info.name, info.score, info.detail));
+    result.append(py::make_tuple(info.name, info.score, info.detail, info.plugin));
   }
   return result;
 }
@@ -533,7 +533,10 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "unils.h for Python; use unils_sdk instead.";
   m.def("version", &unils_version);
   m.def("abi_version", &unils_abi_version);
-  m.def("backends", &backends, "[(name, score, detail)], best first; score 0: cannot run here, and detail says why.");
+  m.def("backends", &backends,
+        "[(name, score, detail, path of its plug-in or None)]; score 0: cannot run here, and detail says why.");
+  m.def("plugin_folder", [](const std::string& folder) { run([&] { return unils_plugin_folder(folder.c_str()); }); },
+        "folder"_a);
 
   py::class_<Model>(m, "Model")
       .def(py::init<const std::string&, const std::string&, int32_t, const py::object&, int>(), "bundle"_a, "backend"_a,

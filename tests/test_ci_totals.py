@@ -65,7 +65,7 @@ def test_the_machine_itself_is_asked(totals: ModuleType, tmp_path: Path, monkeyp
         (tmp_path / name).chmod(0o755)
     (tmp_path / "tensorrt.py").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for reason in ("no NVIDIA GPU", "nvcc is not installed", "TensorRT's builder is not installed"):
         assert not totals.is_absent(reason), reason
 

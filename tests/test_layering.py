@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"core", "include", "kernels", "model", *ENGINE_PARTS},
     "engine": {"core", "include", "features", "model"},
     "session": {"core", "include", "audio", "model", "engine", "postprocess"},
-    "c_api": {"core", "include", "session", "model", "backends/registry.h"},
+    "c_api": {"core", "include", "session", "model", "backends/registry.h", "backends/plugin.h"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]', re.MULTILINE)
 

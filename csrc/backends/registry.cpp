@@ -6,6 +6,7 @@
 #include <string>
 
 #include "backends/cpu/cpu_backend.h"
+#include "backends/plugin.h"
 #include "core/status.h"
 #include "unils/backend.h"
 
@@ -14,36 +15,72 @@ namespace {
 
 struct Known {
   const char* name;
-  const unils_backend* backend;  // null: cannot run family "stream" here
+  const unils_backend* linked_in;  // null: in a plug-in, or cannot run family "stream" here
+  const Plugin& (*plugin)();       // null: not in one
   const char* why_not;
 };
 
-constexpr const char* kNotBuilt = "not built into this library";
-constexpr Known kBestFirst[] = {{"tensorrt", nullptr, kNotBuilt},
-                                {"cuda", nullptr, kNotBuilt},
-                                {"onnxruntime", nullptr, "runs bundles of family published only, through the host"},
-                                {"cpu", &kCpuBackend, ""}};
-constexpr int32_t kCount = sizeof kBestFirst / sizeof kBestFirst[0];
+constexpr Known kKnown[] = {{"tensorrt", nullptr, nullptr, "not built into this library"},
+                            {"cuda", nullptr, cuda_plugin, ""},
+                            {"onnxruntime", nullptr, nullptr, "runs bundles of family published only, through the host"},
+                            {"cpu", &kCpuBackend, nullptr, ""}};
+constexpr int32_t kCount = sizeof kKnown / sizeof kKnown[0];
 
 void say(unils_sentence* sentence, const std::string& text) {
   std::snprintf(sentence->text, sizeof sentence->text, "%s", text.c_str());
 }
 
-int32_t score_of(const Known& known, unils_sentence* detail) {
-  if (known.backend != nullptr) return known.backend->score(detail);
-  say(detail, known.why_not);
-  return 0;
+struct Answer {
+  const unils_backend* backend = nullptr;
+  int32_t score = 0;  // 0: cannot run here, and `detail` says why
+  unils_sentence detail = {};
+  const char* plugin = nullptr;  // path, null where there is none
+};
+
+Answer ask(const Known& known) {
+  Answer answer;
+  answer.backend = known.linked_in;
+  const char* why_not = known.why_not;
+  if (known.plugin != nullptr) {
+    const Plugin& plugin = known.plugin();
+    answer.backend = plugin.backend;
+    if (!plugin.path.empty()) answer.plugin = plugin.path.c_str();
+    why_not = plugin.why_not.c_str();
+  }
+  if (answer.backend != nullptr) {
+    answer.score = answer.backend->score(&answer.detail);
+  } else {
+    say(&answer.detail, why_not);
+  }
+  return answer;
 }
 
-// "this library knows cuda (not built into this library), ..., cpu (avx512)"
+// "this library knows cuda (its plug-in ... is not installed), ..., cpu (avx512) and auto"
 std::string what_there_is() {
   std::string list;
-  for (const Known& known : kBestFirst) {
-    unils_sentence detail = {};
-    score_of(known, &detail);
-    list += std::string(list.empty() ? "" : ", ") + known.name + " (" + detail.text + ")";
+  for (const Known& known : kKnown) {
+    list += std::string(list.empty() ? "" : ", ") + known.name + " (" + ask(known).detail.text + ")";
   }
   return "this library knows " + list + " and auto";
+}
+
+unils_status resolve_best(const unils_backend** backend, unils_sentence* detail) {
+  Answer best;
+  std::string passed_over;  // plug-ins that somebody installed and that cannot run
+  for (const Known& known : kKnown) {
+    const Answer answer = ask(known);
+    if (answer.score > best.score) best = answer;
+    if (answer.score <= 0 && answer.plugin != nullptr) {
+      passed_over += std::string("; not ") + known.name + ": " + answer.detail.text;
+    }
+  }
+  if (best.backend == nullptr) {
+    say(detail, "no backend can run here; " + what_there_is());
+    return UNILS_ERROR_BACKEND;
+  }
+  *backend = best.backend;
+  say(detail, best.detail.text + passed_over);
+  return UNILS_OK;
 }
 
 }  // namespace
@@ -51,36 +88,31 @@ std::string what_there_is() {
 int32_t backend_count() { return kCount; }
 
 BackendInfo backend_info(int32_t index) {
-  struct Answer {
-    unils_sentence detail = {};
-    int32_t score = 0;
-  };
   static const std::array<Answer, kCount> kAnswers = [] {
     std::array<Answer, kCount> answers;
-    for (size_t i = 0; i < kCount; ++i) answers[i].score = score_of(kBestFirst[i], &answers[i].detail);
+    for (size_t i = 0; i < kCount; ++i) answers[i] = ask(kKnown[i]);
     return answers;
   }();
   const Answer& answer = kAnswers[static_cast<size_t>(index)];
-  return {kBestFirst[index].name, answer.detail.text, answer.score};
+  return {kKnown[index].name, answer.detail.text, answer.score, answer.plugin};
 }
 
 }  // namespace unils
 
 unils_status unils_backend_resolve(const char* name, const unils_backend** backend, unils_sentence* detail) {
   using namespace unils;
-  const bool any = name == nullptr || std::strcmp(name, "auto") == 0;
-  for (const Known& known : kBestFirst) {
-    if (!any && std::strcmp(name, known.name) != 0) continue;
-    if (score_of(known, detail) > 0) {
-      *backend = known.backend;
+  if (name == nullptr || std::strcmp(name, "auto") == 0) return resolve_best(backend, detail);
+  for (const Known& known : kKnown) {
+    if (std::strcmp(name, known.name) != 0) continue;
+    const Answer answer = ask(known);
+    if (answer.score > 0) {
+      *backend = answer.backend;
+      *detail = answer.detail;
       return UNILS_OK;
     }
-    if (!any) {
-      say(detail, std::string("backend ") + name + " cannot run here: " + detail->text + "; " + what_there_is());
-      return UNILS_ERROR_BACKEND;
-    }
+    say(detail, std::string("backend ") + name + " cannot run here: " + answer.detail.text + "; " + what_there_is());
+    return UNILS_ERROR_BACKEND;
   }
-  say(detail, any ? "no backend can run here; " + what_there_is()
-                  : "there is no backend " + printable(name) + "; " + what_there_is());
+  say(detail, "there is no backend " + printable(name) + "; " + what_there_is());
   return UNILS_ERROR_BACKEND;
 }

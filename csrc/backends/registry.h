@@ -8,6 +8,7 @@ struct BackendInfo {
   const char* name;    // static
   const char* detail;  // static: what it would use, or why it cannot run
   int32_t score;       // 0: cannot run here
+  const char* plugin;  // static: path of the plug-in that holds it, null where there is none
 };
 
 int32_t backend_count();

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/plugin.h"
 #include "backends/registry.h"
 #include "c_api/last_error.h"
 #include "core/int_of.h"
@@ -117,7 +118,15 @@ unils_status unils_backend_get(int32_t index, unils_backend_info* info) {
     info->name = backend.name;
     info->detail = backend.detail;
     info->score = backend.score;
+    info->plugin = backend.plugin;
     return Status();
+  });
+}
+
+unils_status unils_plugin_folder(const char* folder) {
+  return run([&]() -> Status {
+    UNILS_REQUIRE(folder);
+    return unils::name_plugin_folder(folder);
   });
 }
 

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 
 from unils_sdk import _core
@@ -64,6 +66,17 @@ __all__ = [
     "animate",
     "cmake_dir",
 ]
+
+
+def _name_plugin_folder() -> None:
+    """Tell libunils where the add-on wheel unils-sdk-cuda13 lies, if it is installed; importing it is not needed."""
+    addon = importlib.util.find_spec("unils_sdk_cuda13")
+    if addon is not None and addon.origin is not None:
+        with contextlib.suppress(StateError):  # a host of both C and Python asked libunils for a backend before this
+            _core.plugin_folder(os.fsencode(os.path.join(os.path.dirname(addon.origin), "lib")))
+
+
+_name_plugin_folder()
 
 
 def cmake_dir() -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -16,7 +18,9 @@ from unils_sdk.model import BUNDLED_MODEL, Model
 from unils_sdk.session import Session
 
 _WITHOUT_ONNX = "not installed (runs bundles of family published): pip install 'unils-sdk[onnx]'"
+_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _REQUIRED = ("numpy", "av", "pillow", "tqdm")
+_DRIVER = "/proc/driver/nvidia/version"
 _TRAINING = ("torch", "peft", "safetensors", "scipy", "soundfile", "tensorboard", "matplotlib")
 
 
@@ -37,6 +41,8 @@ def examine(model_path: str | None = None) -> list[Finding]:
         Finding("python", True, f"{here['python']}, {sys.executable}"),
         Finding("machine", True, f"{here['cpu']}, {here['cores']} cores, {here['system']}"),
         *(_backend(*backend) for backend in _core.backends()),
+        _nvidia_driver(),
+        _nvcc(),
         _model(model_path),
         *(_package(name, required=True) for name in _REQUIRED),
         _training(),
@@ -44,10 +50,40 @@ def examine(model_path: str | None = None) -> list[Finding]:
     ]
 
 
-def _backend(name: str, score: int, detail: str) -> Finding:
-    if name == OnnxRunner.name:  # which the native library does not hold itself
+def _backend(name: str, score: int, detail: str, plugin: str | None = None) -> Finding:
+    # Some the native library does not hold itself: the host runs graphs for it.
+    if name == OnnxRunner.name:
         return Finding(f"backend {name}", *_onnxruntime())
-    return Finding(f"backend {name}", score > 0 or None, detail)
+    if name == "tensorrt":
+        return Finding(f"backend {name}", None, _tensorrt())
+    return Finding(f"backend {name}", score > 0 or None, f"{detail}; plug-in {plugin}" if plugin else detail)
+
+
+def _tensorrt() -> str:
+    found = next((f"{name} {version}" for name in _TENSORRT if (version := _version(name))), "not installed")
+    return f"{found}; this project has never run it"
+
+
+def _nvidia_driver() -> Finding:
+    """What the kernel module says of itself; backends cuda and tensorrt need one."""
+    try:
+        with open(_DRIVER, encoding="utf-8", errors="replace") as lines:
+            return Finding("NVIDIA driver", True, " ".join(lines.readline().split()))
+    except OSError:
+        return Finding("NVIDIA driver", None, "none (backends cuda and tensorrt need a GPU and its driver)")
+
+
+def _nvcc() -> Finding:
+    path = shutil.which("nvcc")
+    if path is None:
+        purpose = "builds the plug-in of backend cuda with the package: pip install . where CUDA's nvcc is on PATH"
+        return Finding("nvcc", None, f"not installed ({purpose})")
+    try:
+        said = subprocess.run([path, "--version"], check=False, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("nvcc", False, f"{path} does not run: {error}")
+    release = re.search(r"release (\S+),", said)
+    return Finding("nvcc", True, f"CUDA {release[1]}, {path}" if release else path)
 
 
 def _onnxruntime() -> tuple[bool | None, str]:

@@ -322,7 +322,7 @@ static void test_a_model_too_large_to_run_is_refused_before_it_is_read(const Tem
 static void test_a_backend_asked_for_by_name_fails_loudly(const TemporaryFolder& folder) {
   BundleWriter().write(folder / "good");
   CHECK_OK(load(folder / "good", "auto"));
-  CHECK_ERROR(load(folder / "good", "cuda"), UNILS_ERROR_BACKEND, "cuda cannot run here: not built into this library");
+  CHECK_ERROR(load(folder / "good", "cuda"), UNILS_ERROR_BACKEND, "cuda cannot run here: its plug-in");
   CHECK_ERROR(load(folder / "good", "tensorrt"), UNILS_ERROR_BACKEND, "cpu (");
   CHECK_ERROR(load(folder / "good", "abacus"), UNILS_ERROR_BACKEND, "there is no backend abacus; this library knows");
   CHECK_ERROR(load(folder / "good", ""), UNILS_ERROR_BACKEND, "there is no backend");

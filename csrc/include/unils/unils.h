@@ -221,9 +221,13 @@ typedef struct unils_backend_info {
   const char* name;   /* static */
   const char* detail; /* static */
   int32_t score;
+  const char* plugin; /* static; path of the plug-in it was found in, NULL when it is linked in or was not found */
 } unils_backend_info;
 UNILS_API int32_t unils_backend_count(void);
 UNILS_API unils_status unils_backend_get(int32_t index, unils_backend_info* info);
+/* One more folder (copied) to look for plug-ins in, after that of this library. Plug-ins are looked for once, when a
+ * backend is first asked about: UNILS_ERROR_STATE from then on. */
+UNILS_API unils_status unils_plugin_folder(const char* folder);
 
 /* bundle: a folder with model.json, weights.safetensors and, in family "published", graphs. options may be NULL. */
 UNILS_API unils_status unils_model_load(const char* bundle, const unils_model_options* options, unils_model** model);

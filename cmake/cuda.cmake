@@ -1,0 +1,38 @@
+# Whether the CUDA plug-in is built, and for which cards. Sets UNILS_WITH_CUDA, and enables the language where it is ON.
+set(UNILS_CUDA AUTO CACHE STRING "Build the CUDA plug-in: AUTO (where nvcc can), ON (or fail) or OFF")
+set_property(CACHE UNILS_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(UNILS_CUDA_ARCHITECTURES 80 86 87 89 90 100 120 CACHE STRING
+  "Compute capabilities that the CUDA plug-in holds machine code for; of the last also PTX, for cards to come")
+
+set(oldest_nvcc 12.8)  # the first that knows compute capability 12.0
+set(UNILS_WITH_CUDA OFF)
+string(TOUPPER "${UNILS_CUDA}" wanted)
+if(wanted MATCHES "^(OFF|0|NO|FALSE|)$")
+  return()
+elseif(NOT wanted MATCHES "^(AUTO|ON|1|YES|TRUE)$")
+  message(FATAL_ERROR "UNILS_CUDA is '${UNILS_CUDA}'; it can be AUTO, ON or OFF")
+endif()
+
+# nvcc's own default can be an architecture that it no longer compiles, and CMake tries it out with this one.
+list(GET UNILS_CUDA_ARCHITECTURES 0 CMAKE_CUDA_ARCHITECTURES)
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  set(problem "there is no nvcc that works here; put one on PATH or name it with CMAKE_CUDA_COMPILER or CUDACXX")
+else()
+  enable_language(CUDA)
+  find_package(CUDAToolkit)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS oldest_nvcc)
+    set(problem "${CMAKE_CUDA_COMPILER} is CUDA ${CMAKE_CUDA_COMPILER_VERSION}; install ${oldest_nvcc} or newer")
+  elseif(NOT TARGET CUDA::cudart_static)
+    set(problem "the CUDA of ${CMAKE_CUDA_COMPILER} has no static runtime (libcudart_static.a); install its development files")
+  endif()
+endif()
+if(NOT DEFINED problem)
+  set(UNILS_WITH_CUDA ON)
+  message(STATUS "CUDA plug-in: built by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${UNILS_CUDA_ARCHITECTURES}")
+elseif(wanted STREQUAL "AUTO")
+  message(STATUS "CUDA plug-in: not built: ${problem}")
+else()
+  message(FATAL_ERROR "UNILS_CUDA is ON, but ${problem}; or leave the CUDA plug-in out with UNILS_CUDA=OFF")
+endif()
