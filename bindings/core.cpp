@@ -54,7 +54,8 @@ Struct sized() {
 }
 
 // unils_graph_runner over a Python object (unils_sdk.graph_runner.GraphRunner): `load(graphs, threads)` returns one with
-// `run(graph, inputs, outputs)` and `detail`. Tensors arrive as (name, dtype, shape, address) of native memory.
+// `run(graph, inputs, outputs)` and `detail`. Tensors arrive as (name, dtype, shape, address) of native memory. A runner
+// whose `has_memory` is true keeps what graphs alone touch: what it loads has `allocate(size)` -> address, and `release`.
 class PythonRunner {
  public:
   explicit PythonRunner(const py::object& runner) : runner_(runner), name_(py::str(runner.attr("name"))) {
@@ -64,6 +65,10 @@ class PythonRunner {
     table_.load = &load;
     table_.run = &run_graph;
     table_.unload = &unload;
+    if (py::bool_(py::getattr(runner, "has_memory", py::bool_(false)))) {
+      table_.allocate = &allocate;
+      table_.release = &release;
+    }
   }
   const unils_graph_runner* table() const { return &table_; }
 
@@ -127,6 +132,22 @@ class PythonRunner {
     return guarded(why, [&] {
       const py::handle made(static_cast<PyObject*>(loaded));
       made.attr("run")(graph, tensors(inputs, input_count), tensors(outputs, output_count));
+      return std::string();
+    });
+  }
+
+  static unils_status allocate(void* loaded, size_t bytes, void** memory, unils_sentence* why) {
+    return guarded(why, [&] {
+      const py::handle made(static_cast<PyObject*>(loaded));
+      *memory = reinterpret_cast<void*>(py::cast<uintptr_t>(made.attr("allocate")(bytes)));
+      return std::string();
+    });
+  }
+
+  static void release(void* loaded, void* memory) {
+    unils_sentence nobody_reads_it;
+    guarded(&nobody_reads_it, [&] {
+      py::handle(static_cast<PyObject*>(loaded)).attr("release")(reinterpret_cast<uintptr_t>(memory));
       return std::string();
     });
   }

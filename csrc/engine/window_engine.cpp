@@ -60,9 +60,6 @@ class GraphWindowEngine final : public WindowEngine {
     heard_ = scratch_.add<float>(floats(2 * feature_floats()));
     features_ = scratch_.add<float>(floats(2 * rows * feature_floats()));
     prefix_latents_ = scratch_.add<float>(floats(2 * rows * latent_floats()));
-    audio_ = scratch_.add<float>(floats(sizes_.audio_cache_floats(static_cast<int>(rows))));
-    cache_ = scratch_.add<float>(
-        floats((sizes_.prefix() + sizes_.tokens()) * sizes_.token_cache_floats(static_cast<int>(rows))));
     inputs_ = scratch_.add<float>(floats(rows * latent_floats()));
     logits_ = scratch_.add<float>(floats(rows * 2 * latent_floats()));
     odds_ = scratch_.add<float>(floats(f * latent_floats()));
@@ -88,8 +85,14 @@ class GraphWindowEngine final : public WindowEngine {
     }
   }
 
+  Status allocate() {
+    UNILS_RETURN_IF_ERROR(model_->graphs().allocate(audio_bytes(), &audio_));
+    return model_->graphs().allocate(cache_bytes(), &cache_);
+  }
+
   size_t state_bytes() const override { return state_.bytes(); }
   size_t workspace_bytes() const override { return scratch_.bytes(); }
+  size_t graph_bytes() const override { return audio_bytes() + cache_bytes(); }
 
   void reset(void* state) const override {
     std::memset(state, 0, state_.bytes());
@@ -135,6 +138,12 @@ class GraphWindowEngine final : public WindowEngine {
   }
 
  private:
+  int max_rows() const { return 2 * shape_.faces; }
+  size_t audio_bytes() const { return sizeof(float) * static_cast<size_t>(sizes_.audio_cache_floats(max_rows())); }
+  size_t cache_bytes() const {
+    const int64_t positions = sizes_.prefix() + sizes_.tokens();
+    return sizeof(float) * static_cast<size_t>(positions * sizes_.token_cache_floats(max_rows()));
+  }
   int64_t samples() const { return int64_t{kHopSamples} * sizes_.window_frames; }
   int64_t latent_floats() const { return int64_t{sizes_.window_frames} * sizes_.bits; }
   int64_t motion_floats() const { return int64_t{sizes_.window_frames} * sizes_.channels; }
@@ -235,12 +244,12 @@ class GraphWindowEngine final : public WindowEngine {
                {view("style", styles, {R, F, d}), view("previous", previous, {R, F, d}),
                 view("self_features", role_features(workspace, 0), {R, sizes_.audio_rows, sizes_.audio_width}),
                 view("other_features", role_features(workspace, 1), {R, sizes_.audio_rows, sizes_.audio_width})},
-               {view("cache", arena_at<float>(workspace, cache_), {sizes_.prefix(), sizes_.depth, 2, R, H, e}),
-                audio_view(workspace, rows)});
+               {view("cache", static_cast<float*>(cache_.get()), {sizes_.prefix(), sizes_.depth, 2, R, H, e}),
+                audio_view(rows)});
   }
 
-  unils_tensor_view audio_view(void* workspace, int rows) const {
-    return view("audio", arena_at<float>(workspace, audio_),
+  unils_tensor_view audio_view(int rows) const {
+    return view("audio", static_cast<float*>(audio_.get()),
                 {sizes_.depth, sizes_.contexts, 2, rows, sizes_.heads, sizes_.context_rows(), sizes_.head_width()});
   }
 
@@ -262,7 +271,7 @@ class GraphWindowEngine final : public WindowEngine {
     const int64_t n = scales_.tokens(level), R = rows, d = sizes_.bits, H = sizes_.heads, e = sizes_.head_width();
     const int64_t cached = sizes_.prefix() + scales_.begin(level), faces = shape_.faces;
     float* inputs = arena_at<float>(workspace, inputs_);
-    float* cache = arena_at<float>(workspace, cache_);
+    float* cache = static_cast<float*>(cache_.get());
     for (int64_t face = 0; face < faces; ++face) {
       scales_.down(arena_at<float>(workspace, latents_) + face * latent_floats(), level, inputs + face * n * d);
     }
@@ -272,7 +281,7 @@ class GraphWindowEngine final : public WindowEngine {
     float* table = const_cast<float*>(tables_[static_cast<size_t>(level)].data());  // an input is only read
     return run(PublishedConfig::kStep,
                {view("latents", inputs, {R, n, d}), level_view, view("rope", table, {2, n, e / 2}),
-                view("cache", cache, {cached, sizes_.depth, 2, R, H, e}), audio_view(workspace, rows)},
+                view("cache", cache, {cached, sizes_.depth, 2, R, H, e}), audio_view(rows)},
                {view("logits", arena_at<float>(workspace, logits_), {R, n, d, 2}),
                 view("added", cache + cached * sizes_.token_cache_floats(rows), {n, sizes_.depth, 2, R, H, e})});
   }
@@ -360,16 +369,19 @@ class GraphWindowEngine final : public WindowEngine {
 
   ArenaLayout state_, scratch_;
   size_t header_, shown_, styles_;
-  size_t waveforms_, heard_, features_, prefix_latents_, audio_, cache_, inputs_, logits_, odds_, bits_, z_, latents_,
-      motion_;
+  size_t waveforms_, heard_, features_, prefix_latents_, inputs_, logits_, odds_, bits_, z_, latents_, motion_;
+  Graphs::Memory audio_, cache_;  // keys and values; given back before the model goes
 };
 
 }  // namespace
 
 Status WindowEngine::create(std::shared_ptr<const Model> model, const WindowShape& shape,
                             std::unique_ptr<WindowEngine>* engine) {
-  engine->reset(new (std::nothrow) GraphWindowEngine(std::move(model), shape));
-  return *engine != nullptr ? Status() : error(UNILS_ERROR_OUT_OF_MEMORY, "there is not enough memory for a session");
+  std::unique_ptr<GraphWindowEngine> made(new (std::nothrow) GraphWindowEngine(std::move(model), shape));
+  if (made == nullptr) return error(UNILS_ERROR_OUT_OF_MEMORY, "there is not enough memory for a session");
+  UNILS_RETURN_IF_ERROR(made->allocate());
+  *engine = std::move(made);
+  return Status();
 }
 
 }  // namespace unils

@@ -4,8 +4,9 @@
 // Every step samples a whole window of F frames, of which `hop_frames` are new. In the model's own windows all F are;
 // in rolling mode the window begins with frames that were shown already, and ends with frames that are thrown away.
 // Like StepEngine it knows the model and who does the arithmetic (the host's graphs), nothing of rates, clocks or
-// callers. What changes between steps lies in one flat state block of the caller's; the workspace holds nothing
-// between calls. It allocates nothing; the host's graphs may.
+// callers. What changes between steps lies in one flat state block of the caller's; the workspace, and what the graphs
+// hand to each other in memory of their own, hold nothing between calls. It allocates as it is made, not later; the
+// host's graphs may.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -39,6 +40,7 @@ class WindowEngine {
 
   virtual size_t state_bytes() const = 0;      // 64-byte aligned block
   virtual size_t workspace_bytes() const = 0;  // 64-byte aligned block
+  virtual size_t graph_bytes() const = 0;      // its own, where the graphs keep theirs
 
   virtual void reset(void* state) const = 0;  // frame 0, no style
   // Motion (frames, D) in the rig's units, of which the first F frames count; finite, and not fewer. Before the first

@@ -1,9 +1,14 @@
 #include "model/graphs.h"
 
+#include <cstring>
+#include <new>
+
 #include "model/published_config.h"
 
 namespace unils {
 namespace {
+
+constexpr auto kAlignment = std::align_val_t{256};
 
 // A runner may fill its sentence to the last byte, or not at all.
 std::string text_of(unils_sentence* sentence, const char* otherwise) {
@@ -22,6 +27,9 @@ Status Graphs::load(const unils_graph_runner& runner, const std::vector<std::str
   if (runner.name == nullptr || runner.load == nullptr || runner.run == nullptr || runner.unload == nullptr) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "the graph runner is not complete: it needs name, load, run and unload");
   }
+  if ((runner.allocate == nullptr) != (runner.release == nullptr)) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "the graph runner is not complete: allocate and release go together");
+  }
   std::vector<unils_graph> list;
   for (size_t i = 0; i < paths.size(); ++i) list.push_back({PublishedConfig::kGraphs[i], paths[i].c_str()});
   void* loaded = nullptr;
@@ -39,6 +47,32 @@ Status Graphs::run(const char* graph, const unils_tensor_view* inputs, int input
   const unils_status status = runner_.run(loaded_, graph, inputs, input_count, outputs, output_count, &why);
   if (status == UNILS_OK) return Status();
   return error(failure(status), "graph %s failed: %s", graph, text_of(&why, "the runner does not say why").c_str());
+}
+
+Status Graphs::allocate(size_t bytes, Memory* memory) const {
+  void* made = nullptr;
+  if (runner_.allocate != nullptr) {
+    unils_sentence why = {};
+    const unils_status status = runner_.allocate(loaded_, bytes, &made, &why);
+    if (status != UNILS_OK) {
+      return error(failure(status), "the graph runner has no memory for a session: %s",
+                   text_of(&why, "it does not say why").c_str());
+    }
+  } else {
+    made = ::operator new(bytes, kAlignment, std::nothrow);
+    if (made == nullptr) return error(UNILS_ERROR_OUT_OF_MEMORY, "there is not enough memory for a session");
+    std::memset(made, 0, bytes);  // pages are taken now, not in the first step
+  }
+  *memory = Memory(made, Release{this});
+  return Status();
+}
+
+void Graphs::Release::operator()(void* memory) const {
+  if (graphs->runner_.release != nullptr) {
+    graphs->runner_.release(graphs->loaded_, memory);
+  } else {
+    ::operator delete(memory, kAlignment);
+  }
 }
 
 }  // namespace unils

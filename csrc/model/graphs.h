@@ -1,5 +1,6 @@
 // Graphs: the graphs of one bundle, opened by the host's runner (unils_graph_runner). Immutable; shared like the model.
 #pragma once
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,15 @@ class Graphs {
   // graph: one of PublishedConfig::kGraphs.
   Status run(const char* graph, const unils_tensor_view* inputs, int input_count, const unils_tensor_view* outputs,
              int output_count) const;
+
+  // Gives memory back where it came from; the graphs must still be there.
+  struct Release {
+    const Graphs* graphs = nullptr;
+    void operator()(void* memory) const;
+  };
+  // For tensors that graphs alone read and write; nobody else may follow the address.
+  using Memory = std::unique_ptr<void, Release>;
+  Status allocate(size_t bytes, Memory* memory) const;
 
  private:
   Graphs(const unils_graph_runner& runner, void* loaded, std::string detail)

@@ -24,7 +24,7 @@ class WindowMaker final : public FrameMaker {
   Status forget(unils_track, int64_t, Tracks*) override { return Status(); }
   bool plausible(int64_t frame, const Tracks& tracks) const override;
   size_t engine_bytes() const override { return engine_->state_bytes(); }
-  size_t bytes() const override { return sizeof *this; }
+  size_t bytes() const override { return sizeof *this + engine_->graph_bytes(); }
 
  private:
   WindowMaker(const SessionSpec& spec, const unils_session_options& options, const WindowShape& shape,

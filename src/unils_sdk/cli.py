@@ -8,10 +8,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unils_sdk import __version__
 from unils_sdk.errors import InvalidArgumentError, UnilsError
+
+if TYPE_CHECKING:
+    from unils_sdk.model import Model
+    from unils_sdk.tensorrt.compiler import Engine
 
 _OUTPUTS = (".npz", ".csv", ".mp4")
 _Progress = Callable[[int, int], None]
@@ -44,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="another seed, another performance (%(default)s)")
     _add_mode_options(demo)
     _add_model_options(demo)
+    _add_precision(demo)
     demo.add_argument("--quiet", action="store_true", help="no progress bar")
     demo.set_defaults(run=_demo)
 
@@ -70,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_mode_options(animate)
     animate.add_argument("--quiet", action="store_true", help="no progress bar, no notes")
     _add_model_options(animate)
+    _add_precision(animate)
     animate.set_defaults(run=_animate)
 
     importer = commands.add_parser("import", help="make a bundle of a released UniLS checkpoint")
@@ -83,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
         "--precision", choices=("fp32", "int8"), default="fp32", help="int8 is faster and not quite the same"
     )
     importer.set_defaults(run=_import)
+
+    compiler = commands.add_parser("compile", help="build the engines that a backend runs a bundle with, on this card")
+    compiler.add_argument("bundle", metavar="BUNDLE", help="a bundle with graphs")
+    compiler.add_argument("--backend", choices=("tensorrt",), required=True, help="what for")
+    _add_precision(compiler)
+    compiler.add_argument("--quiet", action="store_true", help="no progress bar")
+    compiler.set_defaults(run=_compile)
 
     bench = commands.add_parser("bench", help="measure the engine on this machine")
     bench.add_argument("--seconds", type=float, default=60.0, help="audio of the single-session run (%(default)s)")
@@ -113,6 +126,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of one step (%(default)s)")
 
 
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of products of matrices (%(default)s)"
+    )
+
+
 def _output(text: str) -> Path:
     if Path(text).suffix.lower() not in _OUTPUTS:
         raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(_OUTPUTS[:-1])} or {_OUTPUTS[-1]}")
@@ -141,9 +160,8 @@ def print_table(rows: Sequence[tuple[str, str]]) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     from unils_sdk.demo import run_demo
-    from unils_sdk.model import Model
 
-    model = Model.load(options.model, options.backend, options.threads)
+    model = _load_model(options)
     suffixes = (".mp4", ".npz", ".json") if model.info.rig == "arkit" else (".npz", ".json")
     figures = run_demo(
         options.out,
@@ -171,7 +189,6 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _animate(options: argparse.Namespace) -> None:
     from unils_sdk import io
-    from unils_sdk.model import Model
     from unils_sdk.offline import animate
 
     paths = {name: path for name in ("self", "other") if (path := getattr(options, name)) not in (None, "-")}
@@ -180,11 +197,12 @@ def _animate(options: argparse.Namespace) -> None:
         if voice.source_channels > 1 and not options.quiet:
             print(f"unils: note: {paths[name]}: {voice.source_channels} channels mixed into one", file=sys.stderr)
     look_ahead = {"self": options.look_ahead_self, "other": options.look_ahead_other}
+    model = _load_model(options)
     with _progress_bar("animating", options.quiet) as progress:
         frames = animate(
             voices.get("self"),
             voices.get("other"),
-            model=Model.load(options.model, options.backend, options.threads),
+            model=model,
             clock=options.clock,
             look_ahead={track: count for track, count in look_ahead.items() if count is not None},
             temperature=options.temperature,
@@ -223,6 +241,47 @@ def _import(options: argparse.Namespace) -> None:
     except (ValueError, OSError) as error:
         raise InvalidArgumentError(str(error)) from error
     print(f"{options.output}: {size / 1e6:.1f} MB")
+
+
+def _compile(options: argparse.Namespace) -> None:
+    engines = _make_engines(options.bundle, options.precision, options.quiet)
+    print_table(
+        [(engine.graph, f"{engine.bytes / 1e6:.1f} MB, {_origin(engine.seconds)}, {engine.path}") for engine in engines]
+    )
+
+
+def _origin(seconds: float | None) -> str:
+    return "was there" if seconds is None else f"built in {seconds:.0f} s"
+
+
+def _make_engines(bundle: str, precision: str, quiet: bool) -> list[Engine]:
+    from tqdm import tqdm
+
+    from unils_sdk.tensorrt.compiler import compile_bundle
+
+    with tqdm(total=100, unit="%", disable=True if quiet else None, leave=False, bar_format="{l_bar}{bar}") as bar:
+
+        def progress(graph: str, phase: str, done: float) -> None:
+            bar.set_description_str(f"{graph}: {phase}", refresh=False)
+            bar.n = round(100 * done)
+            bar.refresh()
+
+        return compile_bundle(bundle, precision, say=lambda line: _note(line, bar.write), progress=progress)
+
+
+def _note(line: str, write: Callable[..., None]) -> None:
+    write(f"unils: note: {line}", file=sys.stderr)
+
+
+def _load_model(options: argparse.Namespace) -> Model:
+    """With `tensorrt`, engines that are missing are built first: the library itself would only say so."""
+    from unils_sdk.model import TENSORRT, Model
+
+    if options.backend == TENSORRT and options.model:
+        for engine in _make_engines(options.model, options.precision, options.quiet):
+            if engine.seconds is not None:
+                print(f"unils: note: {engine.graph}: engine {_origin(engine.seconds)}", file=sys.stderr)
+    return Model.load(options.model, options.backend, options.threads, options.precision)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Who runs the ONNX graphs of a bundle of family `published` for the native engine: ONNX Runtime.
+"""Who runs the ONNX graphs of a bundle for the native engine: ONNX Runtime here, TensorRT in unils_sdk.tensorrt.
 
 The engine owns every buffer; a tensor arrives here as its name, dtype, shape and address, and is bound as it is, so
 nothing is copied on the way in or out. Where a graph takes it in pieces (`audio.3.0.1` is `audio[3, 0, 1]`), each is
@@ -44,6 +44,11 @@ class GraphRunner(Protocol):
     def name(self) -> str:
         """Of the backend."""
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether what `load` returns has memory for tensors that graphs alone touch: `allocate(size)`, which returns
+        an address, and `release(address)`."""
+
     def load(self, paths: Mapping[str, str], threads: int) -> LoadedGraphs:
         """Open the graphs, given by name and path of an .onnx file."""
 
@@ -61,6 +66,7 @@ class OnnxRunner:
     """ONNX Runtime on one device: `cpu`, `cuda` or `tensorrt`."""
 
     name = "onnxruntime"
+    has_memory = False
 
     def __init__(self, device: str = "cpu") -> None:
         if device not in _PROVIDERS:
@@ -143,7 +149,7 @@ class _OnnxGraphs:
         binding = session.io_binding()
         for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
             for tensor in tensors:
-                for name, dtype, shape, address in _in_pieces(tensor, pieces.get(tensor[0], 0)):
+                for name, dtype, shape, address in in_pieces(tensor, pieces.get(tensor[0], 0)):
                     bind(name, "cpu", 0, np.dtype(dtype), shape, address)
         try:
             session.run_with_iobinding(binding)
@@ -157,7 +163,7 @@ def _row(tensor: Tensor, index: int) -> Tensor:
     return name, dtype, (1, *rest), address + index * np.dtype(dtype).itemsize * math.prod(rest)
 
 
-def _in_pieces(tensor: Tensor, axes: int) -> Iterator[Tensor]:
+def in_pieces(tensor: Tensor, axes: int) -> Iterator[Tensor]:
     """A tensor, cut along its first `axes`; each piece lies where it did."""
     name, dtype, shape, address = tensor
     cut, piece = shape[:axes], shape[axes:]

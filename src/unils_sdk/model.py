@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from unils_sdk import _core
-from unils_sdk.errors import FileError, InvalidArgumentError, InvalidTypeError
+from unils_sdk.errors import BackendError, FileError, InvalidArgumentError, InvalidTypeError
 from unils_sdk.graph_runner import OnnxRunner
 
 BUNDLED_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models", "default")
-PRECISIONS = ("fp32", "fp16", "bf16")  # unils_precision
 """The bundle that comes with the package."""
+PRECISIONS = ("fp32", "fp16", "bf16")  # unils_precision
+TENSORRT = "tensorrt"
+"""The backend whose graphs are not run by ONNX Runtime."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class Model:
 
     info: ModelInfo
 
-    def __init__(self, core: _core.Model, path: str) -> None:
+    def __init__(self, core: _core.Model, path: str, note: str = "") -> None:
         self._core = core
-        self.info = _read_info(core, path)
+        self.info = _read_info(core, path, note)
 
     @staticmethod
     def load(
@@ -85,10 +87,11 @@ class Model:
         path: the folder; the model that comes with the package when None.
         backend: `auto`, or a name such as `cpu`; a name fails loudly, only `auto` falls back. Family `published` runs
             on `onnxruntime` (`pip install 'unils-sdk[onnx]'`), which is the CPU; `onnxruntime:cuda` and
-            `onnxruntime:tensorrt` need onnxruntime-gpu.
+            `onnxruntime:tensorrt` need onnxruntime-gpu. `tensorrt` runs engines that `unils compile` made
+            (`pip install 'unils-sdk[tensorrt]'`); `auto` takes those where there are any.
         threads: how many threads one call may use: the steps of a pool's sessions are shared among them.
-        precision: of matrix products, `fp32`, `fp16` or `bf16`; sums are float32. The CPU knows fp32 only, and graphs
-            have the precision they were made with.
+        precision: of matrix products, `fp32`, `fp16` or `bf16`; sums are float32. The CPU knows fp32 only, engines of
+            `tensorrt` are compiled in one each, and graphs have the precision they were made with.
 
         Raises `FileError` when it is not there, `BundleError` when it is broken, `BackendError` when the backend is.
         """
@@ -112,6 +115,10 @@ class Model:
             raise InvalidArgumentError(f"threads must be 1 to 1024, not {threads}")
         if precision not in PRECISIONS:
             raise InvalidArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        if backend == TENSORRT:
+            return _load_engines(folder, threads, precision)
+        if backend == "auto" and _is_published(folder):
+            return _load_published(folder, threads, precision)
         name, runner = OnnxRunner.named(backend)
         return Model(_core.Model(os.fsencode(folder), name, threads, runner, PRECISIONS.index(precision)), folder)
 
@@ -120,7 +127,39 @@ class Model:
         return f"Model({info.path!r}, family={info.family!r}, rig={info.rig!r}, backend={info.backend!r})"
 
 
-def _read_info(core: _core.Model, path: str) -> ModelInfo:
+def _is_published(folder: str) -> bool:
+    """What cannot be read, the native library says better."""
+    import json
+
+    try:
+        with open(os.path.join(folder, "model.json"), "rb") as file:
+            return bool(json.load(file)["family"] == "published")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _load_engines(folder: str, threads: int, precision: str) -> Model:
+    from unils_sdk.tensorrt.runner import TensorRtRunner
+
+    # Engines have their precision inside; to the library they are graphs that somebody runs.
+    return Model(_core.Model(os.fsencode(folder), TENSORRT, threads, TensorRtRunner(precision), 0), folder)
+
+
+def _load_published(folder: str, threads: int, precision: str) -> Model:
+    """`auto`: TensorRT where it can run this bundle, else ONNX Runtime, and why."""
+    from unils_sdk.tensorrt.runner import why_not
+
+    reason = why_not(folder, precision)
+    if reason is None:
+        try:
+            return _load_engines(folder, threads, precision)
+        except BackendError as error:
+            reason = str(error)
+    core = _core.Model(os.fsencode(folder), "auto", threads, OnnxRunner(), PRECISIONS.index(precision))
+    return Model(core, folder, f"; not tensorrt: {reason}")
+
+
+def _read_info(core: _core.Model, path: str, note: str) -> ModelInfo:
     import json
 
     native: dict[str, Any] = core.info()
@@ -141,7 +180,7 @@ def _read_info(core: _core.Model, path: str) -> ModelInfo:
             cfg_scale=native["default_cfg_scale"],
         ),
         backend=native["backend"],
-        backend_detail=native["backend_detail"] or "",
+        backend_detail=(native["backend_detail"] or "") + note,
         parameters=native["parameters"],
         weight_bytes=native["weight_bytes"],
         window_frames=native["window_frames"],

@@ -112,6 +112,10 @@ typedef struct unils_graph_runner {
   unils_status (*run)(void* loaded, const char* graph, const unils_tensor_view* inputs, int32_t input_count,
                       const unils_tensor_view* outputs, int32_t output_count, unils_sentence* why);
   void (*unload)(void* loaded);
+  /* Both or neither: memory, aligned to 256 bytes, for tensors that graphs alone read and write: a device's, say. The
+   * library asks for it as a session is made, hands out addresses within it and never follows one. NULL: the host's. */
+  unils_status (*allocate)(void* loaded, size_t bytes, void** memory, unils_sentence* why);
+  void (*release)(void* loaded, void* memory);
 } unils_graph_runner;
 
 /* Of matrix products; sums are float32 in each. */
