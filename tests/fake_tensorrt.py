@@ -12,12 +12,27 @@ import ctypes
 import enum
 import itertools
 import json
+import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, cache: Path) -> TensorRt:
+    """Makes this a machine with a card, TensorRT and cuda-python, whose cache is an empty folder."""
+    trt = TensorRt(Cuda())
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys.modules["cuda.bindings"], "runtime", trt.cuda, raising=False)
+    monkeypatch.setenv("UNILS_CACHE", str(cache))
+    return trt
+
 
 _DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
 

@@ -91,6 +91,8 @@ def test_the_sdk_imports_only_its_few_dependencies(path: Path) -> None:
     allowed = {"unils_sdk", "numpy", "av", "PIL", "tqdm"}
     if path.name == "graph_runner.py":  # late, when the first bundle of graphs is loaded
         allowed.add("onnxruntime")
+    if path.parent.name == "tensorrt":  # late, when a bundle is compiled or its engines are loaded
+        allowed |= {"tensorrt", "cuda", "onnx"}
     assert imported(path) - set(sys.stdlib_module_names) <= allowed
 
 
@@ -105,8 +107,19 @@ print(*(set(sys.modules) - before))
     loaded = set(done.stdout.split())
     assert {"unils_sdk", "unils_sdk._core", "numpy"} <= loaded
     top = {name.split(".")[0] for name in loaded}
-    assert not top & {"torch", "onnxruntime", "av", "PIL", "tqdm", "scipy", "unils_training"}
-    assert not loaded & {f"unils_sdk.{name}" for name in ("cli", "bench", "doctor", "demo", "render")}
+    assert not top & {
+        "torch",
+        "onnxruntime",
+        "onnx",
+        "tensorrt",
+        "cuda",
+        "av",
+        "PIL",
+        "tqdm",
+        "scipy",
+        "unils_training",
+    }
+    assert not loaded & {f"unils_sdk.{name}" for name in ("cli", "bench", "doctor", "demo", "render", "tensorrt")}
 
 
 def test_the_stubs_name_what_the_core_has() -> None:

@@ -1,9 +1,12 @@
 // A bundle of family "published" for tests, and a graph runner whose graphs are plain functions of every value that they
 // are given, row by row, so that a session's frames tell what was heard, and a sanitizer finds a view that is too long.
 #pragma once
+#include <sys/mman.h>
+
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -78,7 +81,7 @@ class PublishedBundle {
   BundleWriter writer_;
 };
 
-// It allocates nothing, in load either.
+// It allocates nothing, in load either, unless it keeps memory.
 class FakeRunner {
  public:
   explicit FakeRunner(const PublishedConfig& sizes = tiny_published()) : sizes_(sizes) {
@@ -91,8 +94,15 @@ class FakeRunner {
     waveforms.resize(2 * 640 * static_cast<size_t>(sizes.window_frames));
   }
 
+  // Has memory of its own, which nobody can touch but while a graph runs: a card's.
+  void keep_memory() {
+    table.allocate = &allocate;
+    table.release = &release;
+  }
+
   unils_graph_runner table = {};
-  std::string fail_at;      // name of the graph that fails, "load" for load
+  std::map<void*, size_t> memory;
+  std::string fail_at;      // name of the graph that fails, "load" for load, "allocate"
   int loads = 0, unloads = 0, threads = 0;
   int rows = 0;             // of the last prefill
   int tracks = 0;           // of the last audio_encoder
@@ -122,6 +132,23 @@ class FakeRunner {
     return say(sentence, "on the moon", UNILS_OK);
   }
   static void unload(void* loaded) { ++static_cast<FakeRunner*>(loaded)->unloads; }
+
+  static unils_status allocate(void* loaded, size_t bytes, void** memory, unils_sentence* why) {
+    auto* runner = static_cast<FakeRunner*>(loaded);
+    if (runner->fail_at == "allocate") return say(why, "the card is full", UNILS_ERROR_OUT_OF_MEMORY);
+    *memory = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (*memory == MAP_FAILED) return UNILS_ERROR_OUT_OF_MEMORY;
+    runner->memory[*memory] = bytes;
+    return UNILS_OK;
+  }
+  static void release(void* loaded, void* memory) {
+    auto* runner = static_cast<FakeRunner*>(loaded);
+    munmap(memory, runner->memory.at(memory));
+    runner->memory.erase(memory);
+  }
+  void open_memory(int protection) const {
+    for (const auto& [address, bytes] : memory) mprotect(address, bytes, protection);
+  }
 
   static int64_t count_of(const unils_tensor_view& view) {
     int64_t count = 1;
@@ -168,7 +195,11 @@ class FakeRunner {
 
   static unils_status run(void* loaded, const char* graph, const unils_tensor_view* in, int32_t in_count,
                           const unils_tensor_view* out, int32_t out_count, unils_sentence* why) {
-    return static_cast<FakeRunner*>(loaded)->run_graph(graph, in, in_count, out, out_count, why);
+    auto* runner = static_cast<FakeRunner*>(loaded);
+    runner->open_memory(PROT_READ | PROT_WRITE);
+    const unils_status status = runner->run_graph(graph, in, in_count, out, out_count, why);
+    runner->open_memory(PROT_NONE);
+    return status;
   }
   unils_status run_graph(const std::string& graph, const unils_tensor_view* in, int32_t in_count,
                          const unils_tensor_view* out, int32_t out_count, unils_sentence* why) {

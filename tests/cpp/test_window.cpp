@@ -382,6 +382,46 @@ void test_an_hour_of_rolling_counts_right_and_holds_its_size(const TemporaryFold
   CHECK(after.skew_samples == 0 && runner.shapes_fit && runner.encodings == 90000 / 25);
 }
 
+void test_keys_and_values_stay_in_memory_of_the_runner(const std::string& folder, const Manner& manner) {
+  const Samples voice = speech_like(3 * kWindowSamples, 5);
+  const auto frames_of = [&](FakeRunner& runner) {
+    return converse(*session_of(load(folder, runner), manner), manner.values(), voice, 16000, voice, 16000);
+  };
+  FakeRunner host, card;
+  card.keep_memory();
+  CHECK(frames_of(host) == frames_of(card) && card.shapes_fit);
+  CHECK(card.memory.empty() && card.unloads == 1);
+
+  const std::shared_ptr<const Model> model = load(folder, card);
+  std::unique_ptr<Session> session = session_of(model, manner);
+  unils_stats stats = {};
+  CHECK_OK(session->get_stats(&stats));
+  size_t bytes = 0;
+  for (const auto& [address, size] : card.memory) bytes += size;
+  CHECK(card.memory.size() == 2 && bytes > 0 && stats.session_bytes > bytes);
+  const std::unique_ptr<Session> beside = session_of(model, manner);
+  CHECK(card.memory.size() == 4);
+  session.reset();
+  CHECK(card.memory.size() == 2);
+}
+
+void test_a_runner_without_memory_for_a_session_says_so(const std::string& folder) {
+  FakeRunner runner;
+  runner.keep_memory();
+  const std::shared_ptr<const Model> model = load(folder, runner);
+  SessionSpec spec;
+  CHECK_OK(SessionSpec::from_model(model, &spec));
+  runner.fail_at = "allocate";
+  std::unique_ptr<Session> session;
+  CHECK_ERROR(Session::create(std::move(spec), SessionSpec::default_options(*model), &session),
+              UNILS_ERROR_OUT_OF_MEMORY, "no memory for a session: the card is full");
+  std::shared_ptr<const Model> another;
+  unils_graph_runner half = runner.table;
+  half.release = nullptr;
+  CHECK_ERROR(Model::load(folder.c_str(), nullptr, 1, &another, &half), UNILS_ERROR_INVALID_ARGUMENT,
+              "allocate and release go together");
+}
+
 void test_guidance_is_a_second_row_only_above_one(const std::string& folder) {
   FakeRunner runner;
   const std::shared_ptr<const Model> model = load(folder, runner);
@@ -590,6 +630,7 @@ int main() {
       test_a_sample_is_heard_in_its_place_and_as_soon_as_it_may(bundle, manner, track);
     }
     test_a_block_that_fails_is_made_again(bundle, manner);
+    test_keys_and_values_stay_in_memory_of_the_runner(bundle, manner);
     test_a_snapshot_is_of_any_moment(bundle, manner);
     test_latency_is_that_of_a_block(bundle, manner);
   }
@@ -598,6 +639,7 @@ int main() {
   test_an_hour_of_rolling_counts_right_and_holds_its_size(folder);
   test_interrupted_own_audio_is_forgotten_and_what_was_shown_is_not(bundle);
   test_under_clock_other_late_own_audio_starts_at_the_next_block(bundle);
+  test_a_runner_without_memory_for_a_session_says_so(bundle);
   test_guidance_is_a_second_row_only_above_one(bundle);
   test_style_is_a_clip_of_one_window(bundle);
   test_frames_made_before_an_interrupt_keep_their_generation_and_come_alone(bundle);
