@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import importlib.machinery
 import itertools
 import json
 import sys
@@ -50,7 +51,7 @@ class Cuda:
     cudaError_t = Status  # noqa: N815
     cudaStreamNonBlocking = 1  # noqa: N815
     cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyDefault=4)  # noqa: N815
-    cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+    cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeRelaxed=2)  # noqa: N815
 
     def __init__(self) -> None:
         self.cards = 1
@@ -121,7 +122,7 @@ class Cuda:
         return (Status.cudaSuccess,)
 
     def cudaStreamBeginCapture(self, stream: Any, mode: int) -> tuple[Any, ...]:  # noqa: N802
-        assert mode == 1
+        assert mode == 2
         assert int(stream) in self.streams
         self.recording = []
         return (Status.cudaSuccess,)
@@ -273,6 +274,7 @@ class TensorRt:
 
     def __init__(self, cuda: Cuda, version: str = "11.4.0.106") -> None:
         self.__version__ = version
+        self.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # others look whether there is one
         self.cuda = cuda
         self.fail_at = ""
         self.built: list[dict[str, Any]] = []

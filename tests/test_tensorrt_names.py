@@ -69,7 +69,7 @@ def installed(package: str) -> str | None:
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the bindings of TensorRT, and cuda-python, define."""
-    assert installed("cuda-python"), "cuda-python is not installed: pip install '.[test]'"
+    assert installed("cuda-bindings"), "cuda-bindings is not installed: pip install '.[test]'"
     folder = tmp_path_factory.mktemp("stand-ins")
     (folder / "nothing.c").write_text(STAND_INS)
     spec = importlib.util.find_spec("tensorrt_bindings")

@@ -12,49 +12,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
+from published_models import published_bundle, voices
 
 import unils_sdk as unils
 from fake_tensorrt import Status, TensorRt, pretend
 from unils_sdk.cli import main as unils_main
-from unils_training.config import (
-    DefaultsConfig,
-    PublishedAudioEncoderConfig,
-    PublishedCodecConfig,
-    PublishedConfig,
-)
-from unils_training.export.published import write_bundle
-from unils_training.models.published.audio_encoder import AudioEncoder
-from unils_training.models.published.model import PublishedModel
-from unils_training.rigs import RIGS
 
 Floats = npt.NDArray[np.float32]
-
-SIZES = PublishedConfig(
-    rig="arkit",
-    window_frames=50,
-    width=32,
-    heads=2,
-    depth=2,
-    codec=PublishedCodecConfig(width=24, heads=2, depth=1, bits=8, scales=(1, 5, 25, 50)),
-    audio_encoder=PublishedAudioEncoderConfig(
-        width=24, depth=1, heads=3, feed_forward=40, conv_width=8, position_groups=2
-    ),
-)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tensorrt") / "bundle"
-    torch.manual_seed(0)
-    model = PublishedModel(SIZES, RIGS[SIZES.rig], AudioEncoder.from_config(SIZES.audio_encoder)).eval()
-    with torch.no_grad():
-        model.codec.motion_std.uniform_(0.05, 0.2)
-        for name, parameter in model.generator.named_parameters():
-            if parameter.dim() == 2 and "norm" not in name:
-                parameter.normal_(0.0, 1.5 * parameter.shape[1] ** -0.5)
-    write_bundle(folder, model, DefaultsConfig(top_p=0.97), {"made_by": "tests"}, "Apache-2.0")
-    return folder
+    return published_bundle(tmp_path_factory.mktemp("tensorrt") / "bundle")
 
 
 @pytest.fixture
@@ -66,12 +35,6 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRt:
 def compiled(bundle: Path, card: TensorRt) -> TensorRt:
     assert unils_main(["compile", str(bundle), "--backend", "tensorrt", "--quiet"]) == 0
     return card
-
-
-def voices(seconds: float, seed: int = 0) -> tuple[Floats, Floats]:
-    rng = np.random.default_rng(seed)
-    own, other = (rng.standard_normal((2, int(seconds * 16000))) * 0.1).astype(np.float32)
-    return own, other
 
 
 def test_a_step_has_a_profile_for_each_scale(compiled: TensorRt) -> None:
@@ -190,6 +153,14 @@ def test_by_name_each_thing_that_is_missing_is_said_in_turn(
     assert "pip install 'unils-sdk[tensorrt]'" in refusal()
 
 
+def test_auto_takes_engines_of_the_precision_asked_for(bundle: Path, compiled: TensorRt) -> None:
+    del compiled
+    with pytest.raises(unils.InvalidArgumentError, match="precision of family published is that of its graphs"):
+        unils.Model.load(bundle, precision="bf16")
+    assert unils_main(["compile", str(bundle), "--backend", "tensorrt", "--precision", "fp16", "--quiet"]) == 0
+    assert unils.Model.load(bundle, precision="fp16").info.backend_detail.endswith("fp16")
+
+
 def test_auto_takes_engines_that_there_are_and_else_says_why_not(
     bundle: Path, card: TensorRt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +193,7 @@ def test_commands_build_what_is_missing_and_say_so(
     for precision in ("fp32", "fp16"):
         for first in (True, False):
             built = len(card.built)
-            assert unils_main([*command, "--backend", f"tensorrt:{precision}", "--quiet"]) == 0
+            assert unils_main([*command, "--backend", "tensorrt", "--precision", precision, "--quiet"]) == 0
             notes = capsys.readouterr().err
             assert ("note: step: engine built in" in notes) == first
             assert len(card.built) == built + 5 * first
@@ -233,17 +204,12 @@ def test_frames_in_16_bits_are_close(bundle: Path, compiled: TensorRt) -> None:
     assert len(compiled.built) == 10
     audio = voices(2)
     exact, close = (
-        unils.animate(*audio, model=unils.Model.load(bundle, backend=backend), temperature=0).values
-        for backend in ("tensorrt", "tensorrt:fp16")
+        unils.animate(*audio, model=unils.Model.load(bundle, "tensorrt", precision=precision), temperature=0).values
+        for precision in ("fp32", "fp16")
     )
     difference = np.abs(exact - close)
     assert difference.max() > 0
     assert np.median(difference) < 0.02
-
-
-def test_precisions_that_there_are_not_are_refused(bundle: Path) -> None:
-    with pytest.raises(unils.InvalidArgumentError, match="no precision 'int8'; it is tensorrt, or tensorrt:fp32"):
-        unils.Model.load(bundle, backend="tensorrt:int8")
 
 
 def test_int8_graphs_are_refused_with_what_to_do(bundle: Path, card: TensorRt, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ _Size = tuple[int, int, int]
 
 # Tracks, faces and rows of a batch; usual is one face that is guided (docs/published.md).
 _PUBLISHED_SIZES: dict[str, _Size] = {"T": (1, 2, 2), "B": (1, 1, 2), "R": (1, 2, 4)}
-# Sessions of a batch. One at a time is what a session asks for.
+# The engine runs sessions of family stream one at a time, whatever ranges a bundle gives for batches of them.
 _STREAM_SIZES: dict[str, _Size] = {"B": (1, 1, 1)}
 
 
@@ -152,27 +152,16 @@ def _named(shape: Sequence[Any]) -> _Named:
 
 
 def _profiles(description: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[dict[str, _Size]]:
-    names = {axis for shape in entry["inputs"].values() for axis in shape if isinstance(axis, str)}
-    if description["family"] != "published":
-        sizes = {axis: _size(size) for axis, size in entry.get("sizes", {}).items()}
-        yield {axis: (_STREAM_SIZES | sizes)[axis] for axis in sorted(names)}
-        return
-    fixed = {axis: size for axis, size in _PUBLISHED_SIZES.items() if axis in names}
-    if name != "step":
-        yield {axis: fixed[axis] for axis in sorted(names)}
+    names = sorted({axis for shape in entry["inputs"].values() for axis in shape if isinstance(axis, str)})
+    if description["family"] != "published" or name != "step":
+        known = _PUBLISHED_SIZES if description["family"] == "published" else _STREAM_SIZES
+        yield {axis: known[axis] for axis in names}
         return
     # A scale's tokens, and those before it, are always as many: kernels are picked for each scale by itself.
     cached = 2 * int(description["window_frames"])
     for tokens in description["codec"]["scales"]:
-        yield {**fixed, "n": (tokens,) * 3, "m": (cached,) * 3}
+        yield {"R": _PUBLISHED_SIZES["R"], "n": (tokens,) * 3, "m": (cached,) * 3}
         cached += tokens
-
-
-def _size(size: Sequence[Any]) -> _Size:
-    least, usual, greatest = (int(value) for value in size)
-    if not 1 <= least <= usual <= greatest:
-        raise ValueError(f"sizes are {size}, and must rise from 1")
-    return least, usual, greatest
 
 
 def fits(shape: Shape, bounds: Range) -> bool:

@@ -13,6 +13,7 @@ import contextlib
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,7 @@ class _TensorRtGraphs:
         self._lock = threading.Lock()
         self._memory: dict[int, int] = {}  # address -> bytes, of allocate
         self._starts: list[int] = []  # its addresses, in order
+        self._released: deque[int] = deque()  # of which these are not needed any more
         self._buffers: dict[tuple[str, str, Shape], int] = {}
         self._launches: dict[tuple[Any, ...], _Launch] = {}
         self._activations = 0
@@ -175,17 +177,25 @@ class _TensorRtGraphs:
             return address
 
     def release(self, address: int) -> None:
-        """Take back what `allocate` gave, and whatever was captured with an address within it."""
-        with self._lock:
-            size = self._memory.pop(address)
-            self._starts.remove(address)
-            for key, launch in list(self._launches.items()):
-                if any(address <= bound < address + size for bound in launch.bound):
-                    self._drop(self._launches.pop(key))
-            self._cuda(self._found.cudart.cudaFree(address))
+        """Take back what `allocate` gave, and whatever was captured with an address within it.
+
+        A session may go while this very thread runs a graph, since its end can be the garbage collector's work: then
+        the card's memory is given back behind that.
+        """
+        self._released.append(address)
+        self._give_back()
 
     def run(self, graph: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Run one graph and wait for it."""
+        try:
+            self._run(graph, inputs, outputs)
+        except BackendError:
+            self._found.cudart.cudaStreamSynchronize(self._stream)  # nothing may still write to what was lent
+            raise
+        finally:
+            self._give_back()
+
+    def _run(self, graph: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         pieces = self._pieces[graph]
         tensors = [piece for tensor in (*inputs, *outputs) for piece in in_pieces(tensor, pieces.get(tensor[0], 0))]
         with self._lock:
@@ -201,6 +211,20 @@ class _TensorRtGraphs:
             for copy in launch.after:
                 self._copy(tensors[copy.place][3], copy.buffer, copy.bytes)
             self._cuda(cudart.cudaStreamSynchronize(self._stream))
+
+    def _give_back(self) -> None:
+        while self._released and self._lock.acquire(blocking=False):
+            try:
+                while self._released:
+                    address = self._released.popleft()
+                    size = self._memory.pop(address)
+                    self._starts.remove(address)
+                    for key, launch in list(self._launches.items()):
+                        if any(address <= bound < address + size for bound in launch.bound):
+                            self._drop(self._launches.pop(key))
+                    self._cuda(self._found.cudart.cudaFree(address))
+            finally:
+                self._lock.release()
 
     def _capture(self, graph: str, tensors: Sequence[Tensor]) -> _Launch:
         trt, cudart = self._found.trt, self._found.cudart
@@ -240,7 +264,7 @@ class _TensorRtGraphs:
         self._expect(graph, context.execute_async_v3(self._stream_handle))
         self._cuda(cudart.cudaStreamSynchronize(self._stream))
         self._cuda(
-            cudart.cudaStreamBeginCapture(self._stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+            cudart.cudaStreamBeginCapture(self._stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed)
         )
         captured = context.execute_async_v3(self._stream_handle)
         recorded = self._cuda(cudart.cudaStreamEndCapture(self._stream))
