@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from unils_sdk import _core
 from unils_sdk.bench import machine
-from unils_sdk.errors import UnilsError
+from unils_sdk.errors import BackendError, UnilsError
 from unils_sdk.graph_runner import OnnxRunner, available_devices
 from unils_sdk.model import BUNDLED_MODEL, Model
 from unils_sdk.session import Session
+from unils_sdk.tensorrt import libraries
 
 _WITHOUT_ONNX = "not installed (runs bundles of family published): pip install 'unils-sdk[onnx]'"
-_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _REQUIRED = ("numpy", "av", "pillow", "tqdm")
 _DRIVER = "/proc/driver/nvidia/version"
 _TRAINING = ("torch", "peft", "safetensors", "scipy", "soundfile", "tensorboard", "matplotlib")
@@ -60,8 +60,12 @@ def _backend(name: str, score: int, detail: str, plugin: str | None = None) -> F
 
 
 def _tensorrt() -> str:
-    found = next((f"{name} {version}" for name in _TENSORRT if (version := _version(name))), "not installed")
-    return f"{found}; this project has never run it"
+    try:
+        found = libraries.find()
+        state = f"{found.version} for {found.gpu.name}, runs bundles that hold graphs"
+    except BackendError as error:
+        state = str(error)
+    return f"{state}; this project has never run it"
 
 
 def _nvidia_driver() -> Finding:

@@ -146,17 +146,22 @@ def _load_engines(folder: str, threads: int, precision: str) -> Model:
 
 
 def _load_published(folder: str, threads: int, precision: str) -> Model:
-    """`auto`: TensorRT where it can run this bundle, else ONNX Runtime, and why."""
-    from unils_sdk.tensorrt.runner import why_not
+    """`auto`: TensorRT where somebody installed it and it can run this bundle; else ONNX Runtime, and why."""
+    from importlib.util import find_spec
 
-    reason = why_not(folder, precision)
-    if reason is None:
-        try:
-            return _load_engines(folder, threads, precision)
-        except BackendError as error:
-            reason = str(error)
+    note = ""
+    if find_spec(TENSORRT) is not None:
+        from unils_sdk.tensorrt.runner import why_not
+
+        reason = why_not(folder, precision)
+        if reason is None:
+            try:
+                return _load_engines(folder, threads, precision)
+            except BackendError as error:
+                reason = str(error)
+        note = f"; not tensorrt: {reason}"
     core = _core.Model(os.fsencode(folder), "auto", threads, OnnxRunner(), PRECISIONS.index(precision))
-    return Model(core, folder, f"; not tensorrt: {reason}")
+    return Model(core, folder, note)
 
 
 def _read_info(core: _core.Model, path: str, note: str) -> ModelInfo:
