@@ -561,7 +561,7 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<Model>(m, "Model")
       .def(py::init<const std::string&, const std::string&, int32_t, const py::object&, int>(), "bundle"_a, "backend"_a,
-           "threads"_a, "graph_runner"_a, "precision"_a)
+           "threads"_a, "graph_runner"_a, "precision"_a = int{UNILS_FP32})
       .def("info", &Model::info)
       .def("device_put", &Model::device_put, py::arg("values").noconvert());
 

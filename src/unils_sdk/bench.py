@@ -190,8 +190,8 @@ def _many_sessions(model: Model, count: int) -> dict[str, Any]:
         if pool:
             parts = [np.tile(track[start : start + step], (count, 1)) for track in (own, other)]
             begun = time.process_time()
-            for track, samples in zip(("self", "other"), parts, strict=True):
-                pool.push_audio(pooled, samples, track, _RATE)
+            for track, part in zip(("self", "other"), parts, strict=True):
+                pool.push_audio(pooled, part, track, _RATE)
             pool.pull()
             seconds["pool"].append(time.process_time() - begun)
     per_frame = {way: statistics.median(times[2:]) / count / frames for way, times in seconds.items() if times}
