@@ -111,7 +111,7 @@ def run_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = Path(os.environ.get("UNILS_CPP_BUILD") or tmp_path_factory.mktemp("build"))
     commands = [["cmake", "--build", str(build), "--target", "run_engine", "--parallel", "2"]]
     if not (build / "CMakeCache.txt").exists():
-        commands.insert(0, ["cmake", "-S", str(ROOT), "-B", str(build), "-DUNILS_BUILD_TESTS=ON"])
+        commands.insert(0, ["cmake", "-S", str(ROOT), "-B", str(build), "-DUNILS_BUILD_TESTS=ON", "-DUNILS_CUDA=OFF"])
     for command in commands:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

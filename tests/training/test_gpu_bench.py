@@ -113,6 +113,15 @@ def test_the_floor_is_the_slower_of_memory_and_arithmetic(monkeypatch: pytest.Mo
     assert 50e6 < sizes.matrix_weights < 70e6  # 49 M of generator, 15 M of decoder, 2 M of audio encoder
 
 
+def test_the_page_shows_the_costs_that_the_formulas_give(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu_cost = imported("gpu_cost", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["gpu_cost.py", "--sessions", "1", "1024", "3000", "10240"])
+    gpu_cost.main()
+    assert capsys.readouterr().out in (BENCHMARKS.parent / "docs" / "gpu.md").read_text()
+
+
 def test_everything_is_measured_here_and_what_cannot_be_is_said(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
