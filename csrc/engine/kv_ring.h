@@ -29,6 +29,10 @@ class KvRing {
   }
 
   const RingIndex& index() const { return index_; }
+  size_t offset() const { return offset_; }  // in a state, bytes
+  int64_t heads() const { return heads_; }
+  int64_t head_width() const { return head_width_; }
+  int64_t value_stride() const { return value_stride_; }
 
   // (head_width, capacity)
   const float* keys(const void* state, int layer, int head) const {

@@ -16,6 +16,10 @@ class RowRing {
     offset_ = arena->add<float>(static_cast<size_t>(blocks * positions * width_));
   }
 
+  const RingIndex& index() const { return index_; }
+  size_t offset() const { return offset_; }  // in a state, bytes
+  int64_t width() const { return width_; }
+
   // (width); position >= 0
   float* row(void* state, int block, int64_t position) const {
     return arena_at<float>(state, offset_) + (block * index_.capacity() + index_.slot(position)) * width_;

@@ -38,13 +38,18 @@ class LogMel {
   void window(const float* samples, float* energies, double* scratch) const;
   size_t bytes() const;  // of the tables
 
- private:
   struct Filter {
     int first = 0;   // first bin with weight
     int count = 0;   // bins; 0 for a filter that falls between two bins
     size_t weights = 0;  // offset of its weights
   };
+  // For whoever computes the same elsewhere.
+  const RealFft& fft() const { return fft_; }
+  const std::vector<double>& hann() const { return hann_; }
+  const std::vector<Filter>& filters() const { return filters_; }
+  const std::vector<double>& weights() const { return weights_; }
 
+ private:
   LogMelConfig config_;
   RealFft fft_;
   std::vector<double> hann_;     // (window_samples)

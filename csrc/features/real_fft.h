@@ -16,6 +16,11 @@ class RealFft {
   void power(const double* signal, double* power, double* scratch) const;
   size_t bytes() const;
 
+  // For whoever computes the same elsewhere.
+  const std::vector<int>& reversed() const { return reversed_; }
+  const std::vector<double>& cosines() const { return cos_; }
+  const std::vector<double>& sines() const { return sin_; }
+
  private:
   int size_;
   std::vector<int> reversed_;       // (size / 2) bit-reversed order
