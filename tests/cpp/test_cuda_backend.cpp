@@ -35,7 +35,7 @@ std::vector<int> all_of(int count) {
   return named;
 }
 
-// A random model with which one bit decides much, so that an error does not die away.
+// Random, and of odd sizes.
 const BundleWriter& bundle() {
   static const BundleWriter the_bundle;
   return the_bundle;
@@ -76,6 +76,27 @@ void test_frames_equal_those_of_the_cpu_backend() {
       }
     }
     CHECK(cuda.frame(0) > (hops ? 80 : 10));
+  }
+}
+
+// Sizes as models have them: that of the bundled one, and one whose heads take more shared memory than every kernel may.
+void test_models_of_other_sizes() {
+  unils_stream_sizes bundled = tiny_sizes(), wide = tiny_sizes();
+  bundled.audio_width = 160, bundled.audio_depth = 3, bundled.audio_kernel = 5;
+  bundled.codec_width = 128, bundled.codec_depth = 3, bundled.codec_kernel = 5, bundled.codec_expansion = 2;
+  bundled.bits = 24, bundled.levels = 4;
+  bundled.width = 160, bundled.depth = 3, bundled.heads = 5, bundled.feed_forward = 640, bundled.head_width = 256;
+  bundled.window_frames = 128, bundled.audio_window_frames = 64, bundled.style_tokens = 16;
+  wide.width = 600, wide.heads = 1, wide.head_width = 2100, wide.depth = 1, wide.window_frames = 4000;
+  wide.style_tokens = 20, wide.feed_forward = 40;
+  for (const unils_stream_sizes& sizes : {bundled, wide}) {
+    const BundleWriter model(sizes);
+    Sessions cuda(cuda_backend(), model, talks_of(3), true);
+    Sessions cpu(kCpuBackend, model, talks_of(3), false);
+    for (int frame = 0; frame < 3; ++frame) {
+      const std::vector<Made> made = cuda.step({2, 0, 1}), expected = cpu.step({2, 0, 1});
+      for (size_t i = 0; i < made.size(); ++i) check_near(made[i], expected[i], 2.0f);
+    }
   }
 }
 
@@ -371,6 +392,7 @@ int main() {
 #endif
   test_the_entry_knows_its_version();
   test_frames_equal_those_of_the_cpu_backend();
+  test_models_of_other_sizes();
   test_a_frame_does_not_depend_on_who_shares_the_batch();
   test_graphs_change_nothing();
   test_frames_are_the_same_in_any_order_of_threads();

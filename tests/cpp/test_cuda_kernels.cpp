@@ -422,6 +422,8 @@ void test_attention_at_every_wrap_position() {
   check_attention({2, 34, 140, 0, 17, 1, 290, true}, 3);     // at a wrap, over slots that are zero
   check_attention({3, 10, 9, 8, 0, 9, 0, false}, 40);        // look-aheads 0..8, rings of 32 slots
   check_attention({1, 66, 5, 0, 0, 2, (int64_t{1} << 40) + 3, false}, 20);  // after a thousand years
+  CHECK_CUDA(allow_attention_shared_bytes(60 << 10));  // heads that take more than every kernel may
+  check_attention({1, 2050, 3, 0, 2, 1, 0, true}, 3);
 }
 
 void test_attention_of_thousands_of_sessions() { check_attention({1, 4, 3, 1, 0, 4097, 14, false}, 3); }
