@@ -18,15 +18,21 @@ set(UNILS_CUDA_KERNELS
   ${CMAKE_CURRENT_LIST_DIR}/kernels/cuda/style.cu
   ${CMAKE_CURRENT_LIST_DIR}/kernels/cuda/token.cu
 )
+# The plug-in links nothing of libunils: what both need it has its own copy of.
+set(UNILS_CUDA_SHARED_SOURCES
+  ${CMAKE_CURRENT_LIST_DIR}/core/arena.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/core/status.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/engine/state_layout.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/features/log_mel.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/features/real_fft.cpp
+)
 
 # unils_add_cuda(): the target unils_cuda, and unils_cuda_objects, which tests link too. CUDA must be a language of the
 # project.
 function(unils_add_cuda)
   find_package(CUDAToolkit REQUIRED)
   add_library(unils_cuda_objects OBJECT ${UNILS_CUDA_SOURCES} ${UNILS_CUDA_KERNELS})
-  # The plug-in links nothing of libunils: what both need it has its own copy of.
-  add_library(unils_cuda SHARED
-    core/arena.cpp core/status.cpp engine/state_layout.cpp features/log_mel.cpp features/real_fft.cpp)
+  add_library(unils_cuda SHARED ${UNILS_CUDA_SHARED_SOURCES})
   target_link_libraries(unils_cuda PRIVATE unils_cuda_objects CUDA::cudart_static)
 
   # Machine code for the compute capabilities that are named, and PTX of the last for those to come.
