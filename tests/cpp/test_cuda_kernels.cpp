@@ -405,7 +405,8 @@ void check_attention(const AttentionTest& test, int frames) {
     call.out = out.get();
     attention(call, stream);
     CHECK_CUDA(cudaGetLastError());
-    CHECK_NEAR(furthest(out.read(), expected), 0.0f, 5e-6f);
+    // Scores are as large as the root of their dimensions.
+    CHECK_NEAR(furthest(out.read(), expected), 0.0f, 1e-6f * std::sqrt(static_cast<float>(test.head_width)) + 2e-6f);
   }
   const std::vector<float> made = states.read();
   for (size_t s = 0; s < n; ++s) {
