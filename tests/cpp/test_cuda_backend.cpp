@@ -15,7 +15,7 @@ using namespace unils;
 namespace {
 
 #if defined(UNILS_CUDA_ON_HOST)
-constexpr int kMostSessions = 37, kReplays = 100;
+constexpr int kMostSessions = 37, kReplays = 60;
 #else
 constexpr int kMostSessions = 4097, kReplays = 10000;
 #endif

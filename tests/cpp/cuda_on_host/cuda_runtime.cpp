@@ -125,10 +125,9 @@ struct Device {
   char* shared = nullptr;
   uint32_t seed = 0, random = 0;
   // The runtime.
-  std::map<char*, size_t> memory;
+  std::map<char*, size_t> memory, pinned;
   std::set<CUstream_st*> streams;
   std::map<const void*, size_t> shared_limits;
-  std::set<void*> pinned;
   int device_count = 1, major = 9;
   size_t memory_limit = 0, memory_used = 0;
   int64_t fail_in = 0;
@@ -282,13 +281,14 @@ void enqueue(CUstream_st* stream, Work work) {
   (stream->capture != nullptr ? stream->capture->work : stream->queue).push_back(std::move(work));
 }
 
-bool on_device(const void* memory, size_t bytes) {
+bool within(const std::map<char*, size_t>& blocks, const void* memory, size_t bytes) {
   auto* at = const_cast<char*>(static_cast<const char*>(memory));
-  auto after = device().memory.upper_bound(at);
-  if (after == device().memory.begin()) return false;
+  auto after = blocks.upper_bound(at);
+  if (after == blocks.begin()) return false;
   --after;
   return at + bytes <= after->first + after->second;
 }
+bool on_device(const void* memory, size_t bytes) { return within(device().memory, memory, bytes); }
 void check_copy(const void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   if (on_device(to, bytes) != (kind != cudaMemcpyDeviceToHost) ||
       on_device(from, bytes) != (kind != cudaMemcpyHostToDevice)) {
@@ -441,7 +441,7 @@ cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
   *memory = std::malloc(std::max<size_t>(bytes, 1));
   if (*memory == nullptr) return ended(cudaErrorMemoryAllocation);
   std::memset(*memory, 0xff, bytes);
-  device().pinned.insert(*memory);
+  device().pinned[static_cast<char*>(*memory)] = bytes;
   ++device().counts.allocations, ++device().counts.blocks_held;
   return cudaSuccess;
 }
@@ -449,7 +449,7 @@ cudaError_t cudaFreeHost(void* memory) {
   const std::lock_guard<std::recursive_mutex> lock(device().mutex);
   if (memory == nullptr) return cudaSuccess;
   const cudaError_t synchronized = cudaDeviceSynchronize();
-  if (device().pinned.erase(memory) == 0) die("memory is freed that is not pinned");
+  if (device().pinned.erase(static_cast<char*>(memory)) == 0) die("memory is freed that is not pinned");
   std::free(memory);
   --device().counts.blocks_held;
   return synchronized;
@@ -458,7 +458,15 @@ cudaError_t cudaFreeHost(void* memory) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   CUDA_ON_HOST_BEGIN();
   check_copy(to, from, bytes, kind);
+  // Memory that is not pinned is read before the call returns, and written before, too.
+  if (kind == cudaMemcpyHostToDevice && !within(device().pinned, from, bytes)) {
+    const auto* first = static_cast<const char*>(from);
+    const auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
+    enqueue(stream, [=] { std::memcpy(to, staged->data(), bytes); });
+    return cudaSuccess;
+  }
   enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  if (kind == cudaMemcpyDeviceToHost && !within(device().pinned, to, bytes)) run_queue(stream);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
