@@ -17,7 +17,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.programs, self.work, self.out = folder / "programs", folder / "work", folder / "out"
         self.programs.mkdir()
-        for name in ("bash", "cat", "date", "dirname", "mkdir", "nproc", "sed", "tail", "tee", "timeout", "tr"):
+        for name in ("bash", "cat", "date", "dirname", "grep", "mkdir", "nproc", "sed", "tail", "tee", "timeout", "tr"):
             found = shutil.which(name)
             assert found, name
             (self.programs / name).symlink_to(found)
@@ -85,6 +85,14 @@ def test_a_failure_anywhere_is_an_exit_code_and_the_rest_goes_on(machine: Machin
     ]
     assert "small: 1" in (machine.out / "memcheck.log").read_text()
     assert "small: \n" in (machine.out / "tests.log").read_text()
+
+
+def test_a_test_that_found_no_gpu_has_failed(machine: Machine) -> None:
+    machine.card()
+    machine.tests("kernels", "echo 'skipped: no NVIDIA GPU can be used'")
+    machine.tests("backend", "true")
+    assert machine.run("--parts", "tests").returncode == 1
+    assert machine.summary()[0].startswith("tests: FAILED")
 
 
 def test_no_part_runs_beyond_the_budget(machine: Machine) -> None:
