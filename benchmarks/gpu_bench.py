@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -436,8 +437,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--precisions", nargs="+", choices=list(ELEMENT_BYTES), default=["fp32", "bf16"])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--threads", type=int, default=1, help="on the processor")
+    parser.add_argument("--threads", type=int, help="on the processor; all beside a card, else 1")
     options = parser.parse_args(arguments)
+    if options.threads is None:
+        options.threads = 1 if options.backend == "cpu" else os.cpu_count() or 1
     options.out.mkdir(parents=True, exist_ok=True)
     report = Report(options.out, options)
     if "ceilings" in options.parts:
