@@ -68,7 +68,7 @@ python_build() {
   [[ $links ]] && pip+=(--find-links "$links" --no-index)
   site=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || return 1
   python3 -m venv "$work/venv" && . "$work/venv/bin/activate" || return 1
-  echo "$site" >"$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
+  echo "import site; site.addsitedir('$site')" >"$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
   python -c 'import scikit_build_core, pybind11' 2>/dev/null && pip+=(--no-build-isolation)
   python -c 'import av, PIL, tqdm, numpy' 2>/dev/null && pip+=(--no-deps)
   UNILS_CUDA=ON "${pip[@]}" -C "cmake.define.UNILS_CUDA_ARCHITECTURES=$architectures" . || return 1
