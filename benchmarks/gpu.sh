@@ -71,7 +71,7 @@ python_build() {
   echo "import site; site.addsitedir('$site')" >"$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
   python -c 'import scikit_build_core, pybind11' 2>/dev/null && pip+=(--no-build-isolation)
   python -c 'import av, PIL, tqdm, numpy' 2>/dev/null && pip+=(--no-deps)
-  UNILS_CUDA=ON "${pip[@]}" -C "cmake.define.UNILS_CUDA_ARCHITECTURES=$architectures" . || return 1
+  UNILS_CUDA=OFF "${pip[@]}" . || return 1  # the plug-in is the native build's: nvcc runs once
   python -c 'import pytest' 2>/dev/null || pip install --quiet ${links:+--find-links "$links" --no-index} pytest pytest-timeout
   unils doctor
 }
@@ -92,7 +92,7 @@ sanitizer() {  # tool
 }
 
 export -f native_build python_build cuda_tests sanitizer
-export work links architectures
+export work links architectures UNILS_CUDA_PLUGIN=$work/native/csrc/libunils_cuda.so
 failed=0
 if ! command -v nvidia-smi >/dev/null || [[ -z $(card) ]]; then
   echo "there is no NVIDIA GPU here (nvidia-smi names none): this script needs one; gpu_bench.py --backend cpu does not" >&2
@@ -121,8 +121,8 @@ else
     fi
   fi
 fi
-if ((!python_built)); then
-  for name in pytest bench; do wants $name && leave_out $name "the Python build is missing: --parts build"; done
+if ((!python_built || !built)); then
+  for name in pytest bench; do wants $name && leave_out $name "a build is missing: --parts build"; done
 else
   # shellcheck disable=SC1091
   . "$work/venv/bin/activate"

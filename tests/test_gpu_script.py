@@ -63,8 +63,8 @@ def test_a_part_whose_tool_or_build_is_missing_is_left_out_with_a_sentence(machi
     assert [line.split(",")[0] for line in machine.summary()] == [
         "tests: ok",
         "sanitizers: left out: compute-sanitizer is not installed; it comes with the CUDA toolkit",
-        "pytest: left out: the Python build is missing: --parts build",
-        "bench: left out: the Python build is missing: --parts build",
+        "pytest: left out: a build is missing: --parts build",
+        "bench: left out: a build is missing: --parts build",
     ]
     assert (machine.out / "tests.log").read_text().count("checked") == 2
 
