@@ -91,8 +91,12 @@ sanitizer() {  # tool
   UNILS_TEST_SMALL=1 cuda_tests compute-sanitizer --tool "$1" --error-exitcode 86
 }
 
-export -f native_build python_build cuda_tests sanitizer
-export work links architectures UNILS_CUDA_PLUGIN=$work/native/csrc/libunils_cuda.so
+python_tests() {  # which are skipped where there is no GPU, and may not be here
+  python -m pytest -m gpu tests/test_gpu.py --junitxml="$out/pytest.xml" && python .ci/totals.py "$out/pytest.xml"
+}
+
+export -f native_build python_build cuda_tests sanitizer python_tests
+export out work links architectures UNILS_CUDA_PLUGIN=$work/native/csrc/libunils_cuda.so
 failed=0
 if ! command -v nvidia-smi >/dev/null || [[ -z $(card) ]]; then
   echo "there is no NVIDIA GPU here (nvidia-smi names none): this script needs one; gpu_bench.py --backend cpu does not" >&2
@@ -126,7 +130,7 @@ if ((!python_built || !built)); then
 else
   # shellcheck disable=SC1091
   . "$work/venv/bin/activate"
-  if wants pytest; then part pytest 150 python -m pytest -m gpu tests/test_gpu.py --junitxml="$out/pytest.xml"; fi
+  if wants pytest; then part pytest 150 bash -c python_tests; fi
   if wants bench; then
     export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/training${PYTHONPATH:+:$PYTHONPATH}"
     part bench 570 python benchmarks/gpu_bench.py --out "$out" "${bench_options[@]}"
