@@ -41,7 +41,7 @@ part() {  # name, most seconds, command...: runs it within what is left, with a 
   echo "=== $name (at most $limit s)"
   timeout --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1 </dev/null
   status=$?
-  tail -n 25 "$out/$name.log"
+  tail -n "$((status ? 25 : 5))" "$out/$name.log"
   if ((status)); then
     summary+=("$name: FAILED with $status, $((SECONDS - start)) s: $name.log") && failed=1
   else

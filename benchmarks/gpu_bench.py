@@ -4,7 +4,8 @@
 
 A round is one hop of both tracks for every session and the frame that it makes: `SessionPool.push_audio` twice and
 `pull`, from 16-bit samples in host memory to motion in host memory, log-mel and Python's part included. The time of a
-round is what the last of its sessions waits from hop to frame. PyTorch gets log-mel rows ready made, in pinned memory,
+round is what the last of its sessions waits from hop to frame where all hops come at the same instant; how much of it
+goes by while samples are pushed is said besides. PyTorch gets log-mel rows ready made, in pinned memory,
 and hands its motion back; it runs eagerly and under torch.compile with a CUDA graph. Both are greedy at the bundle's
 guidance and look-ahead, hear the same audio and are compared frame by frame.
 
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ SESSIONS = (1, 16, 256, 1024, 4096, 10240)
 PARTS = ("ceilings", "lone", "sweep", "pytorch")
 COMPILED_SESSIONS = (1, 1024)
 WARM_UP_ROUNDS = 8
+LEAST_SESSIONS_A_THREAD = 64
 MOST_ROUNDS = 2000
 COMPARED_FRAMES = 40
 SAME = 1e-3
@@ -123,10 +126,15 @@ def voices(hops: int, seed: int) -> npt.NDArray[np.int16]:
 
 
 class Engine:
-    """Sessions of our engine in a pool, fed a hop of both tracks a round."""
+    """Sessions of our engine in a pool, fed a hop of both tracks a round, by `threads` threads at once as the
+    connections of a server feed them."""
 
-    def __init__(self, model: unils.Model, count: int) -> None:
+    def __init__(self, model: unils.Model, count: int, threads: int = 1) -> None:
         self.pool = unils.SessionPool(model, max_sessions=count)
+        self.pushed_seconds: list[float] = []  # of each round, before its pull
+        parts = min(threads, max(1, count // LEAST_SESSIONS_A_THREAD))
+        self.parts = [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+        self.pushers = ThreadPoolExecutor(parts) if parts > 1 else None
         self.sessions = [self.pool.session(temperature=0.0, seed=seed) for seed in range(count)]
         self.look_ahead = dict(model.info.defaults.look_ahead)
         audio = voices(64 + max(self.look_ahead.values()), seed=0)
@@ -136,13 +144,22 @@ class Engine:
                 self._push(track, hop)
 
     def _push(self, track: int, hop: int) -> None:
-        name = ("self", "other")[track]
-        self.pool.push_audio(self.sessions, self.hops[track, hop % self.hops.shape[1]], name, 16000)
+        name, samples = ("self", "other")[track], self.hops[track, hop % self.hops.shape[1]]
+
+        def push(part: slice) -> None:
+            self.pool.push_audio(self.sessions[part], samples[part], name, 16000)
+
+        if self.pushers is None:
+            push(self.parts[0])
+        else:
+            list(self.pushers.map(push, self.parts))
 
     def round(self, number: int) -> npt.NDArray[np.float32]:
         """Motion (count, D) of frame `number`."""
+        start = time.perf_counter()
         for track, ahead in enumerate(self.look_ahead[name] for name in ("self", "other")):
             self._push(track, number + ahead)
+        self.pushed_seconds.append(time.perf_counter() - start)
         motion = self.pool.pull().motion
         if len(motion) != len(self.sessions):
             raise RuntimeError(f"a round of {len(self.sessions)} sessions made {len(motion)} frames")
@@ -152,16 +169,19 @@ class Engine:
         for session in self.sessions:
             session.close()
         self.pool.close()
+        if self.pushers is not None:
+            self.pushers.shutdown()
 
 
-def measure_engine(model: unils.Model, count: int, seconds: float) -> Figures:
+def measure_engine(model: unils.Model, count: int, seconds: float, threads: int) -> Figures:
     """A line of the sweep."""
     before = card_memory_bytes()
-    engine = Engine(model, count)
+    engine = Engine(model, count, threads)
     try:
         after = card_memory_bytes()
         times = rounds_of(engine.round, seconds)
         figures = summary(times)
+        figures["push_p50_ms"] = statistics.median(engine.pushed_seconds[WARM_UP_ROUNDS:]) * 1e3
         figures["frames_per_second"] = count / statistics.median(times)
         figures["pool_bytes_a_session"] = engine.pool.stats.bytes // count
         if before is not None and after is not None:
@@ -317,7 +337,7 @@ def measure_model(name: str, bundle: Path, options: argparse.Namespace, report: 
             report.put(name, result)
         for count in options.sessions if "sweep" in options.parts else ():
             try:
-                line = measure_engine(model, count, options.seconds)
+                line = measure_engine(model, count, options.seconds, options.threads)
             except (unils.UnilsError, MemoryError) as error:
                 report.leave_out(f"{what}, {count} sessions", error)
                 continue
@@ -381,8 +401,19 @@ def tables(figures: Figures, models: Iterable[str]) -> str:
         ways = [(f"ours, {precision}", lines_) for precision, lines_ in model["sweep"].items()]
         ways += [(f"PyTorch, {way}", lines_) for way, lines_ in model["pytorch"].items()]
         if ways:
-            columns = ["sessions", "", "frames/s", "median", "p99", "a session", "moved", "computed", "times the floor"]
-            lines += ["", f"| {' | '.join([*columns, 'equal frames'])} |", "|" + "---|" * 10]
+            columns = [
+                "sessions",
+                "",
+                "frames/s",
+                "median",
+                "p99",
+                "of it pushing",
+                "a session",
+                "moved",
+                "computed",
+                "times the floor",
+            ]
+            lines += ["", f"| {' | '.join([*columns, 'equal frames'])} |", "|" + "---|" * 11]
         for count in sorted({int(count) for _, lines_ in ways for count in lines_}):
             for way, lines_ in ways:
                 if str(count) in lines_:
@@ -400,6 +431,7 @@ def _sweep_line(line: Figures) -> str:
         shown("frames_per_second", ".0f"),
         shown("p50_ms", ".3f", 1.0, " ms"),
         shown("p99_ms", ".3f", 1.0, " ms"),
+        shown("push_p50_ms", ".3f", 1.0, " ms"),
         shown(memory, ".2f", 1e6, " MB"),
         shown("bytes", ".3f", 1e9, " GB"),
         shown("operations", ".2f", 1e9, " GFLOP"),

@@ -30,16 +30,12 @@ set(UNILS_CUDA_SHARED_SOURCES
 # unils_add_cuda(): the target unils_cuda, and unils_cuda_objects, which tests link too. CUDA must be a language of the
 # project.
 function(unils_add_cuda)
-  find_package(CUDAToolkit REQUIRED)
   add_library(unils_cuda_objects OBJECT ${UNILS_CUDA_SOURCES} ${UNILS_CUDA_KERNELS})
   add_library(unils_cuda SHARED ${UNILS_CUDA_SHARED_SOURCES})
   target_link_libraries(unils_cuda PRIVATE unils_cuda_objects CUDA::cudart_static)
 
   # Machine code for the compute capabilities that are named, and PTX of the last for those to come.
-  set(architectures 80 86 87 89 90 100 120)
-  if(UNILS_CUDA_ARCHITECTURES)
-    set(architectures ${UNILS_CUDA_ARCHITECTURES})
-  endif()
+  set(architectures ${UNILS_CUDA_ARCHITECTURES})
   list(GET architectures -1 newest)
   list(TRANSFORM architectures APPEND "-real")
   foreach(target unils_cuda_objects unils_cuda)
@@ -59,5 +55,5 @@ function(unils_add_cuda)
   target_link_options(unils_cuda PRIVATE
     LINKER:--version-script=${PROJECT_SOURCE_DIR}/csrc/unils_cuda.map LINKER:--no-undefined)
   set_property(TARGET unils_cuda APPEND PROPERTY LINK_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/unils_cuda.map)
-  install(TARGETS unils_cuda LIBRARY DESTINATION lib)
+  install(TARGETS unils_cuda LIBRARY DESTINATION lib COMPONENT cuda)
 endfunction()

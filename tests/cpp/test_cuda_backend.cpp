@@ -1,6 +1,7 @@
 // The cuda backend against the cpu backend, and what backend.h promises of any. On the device that is played on the
 // host (tests/cpp/cuda_on_host) sizes are small; on a real one, as large as they get.
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <string>
@@ -17,7 +18,9 @@ namespace {
 #if defined(UNILS_CUDA_ON_HOST)
 constexpr int kMostSessions = 37, kReplays = 60;
 #else
-constexpr int kMostSessions = 4097, kReplays = 10000;
+// compute-sanitizer makes kernels some hundred times slower.
+const bool kSmall = std::getenv("UNILS_TEST_SMALL") != nullptr;
+const int kMostSessions = kSmall ? 37 : 4097, kReplays = kSmall ? 60 : 10000;
 #endif
 // Sums come in another order; what is compared are numbers of size 1.
 constexpr float kMotionTolerance = 1e-4f, kLogitTolerance = 2e-4f;
