@@ -84,6 +84,8 @@ cuda_tests() {  # runs each of them, behind a command if one is given; one that 
     ((PIPESTATUS[0] == 0)) || status=1
     if grep -q '^skipped' "$work/test.log"; then status=1; fi
   done
+  echo "--- test_cuda_sessions"
+  "$@" "$work/native/tests/cpp/test_cuda_sessions" "$work/native/csrc/libunils_cuda.so" || status=1
   return $status
 }
 

@@ -176,8 +176,8 @@ class Sessions {
   }
 
   // Rows until the next frame can be made are heard, all but the last of each track in calls of their own; then that
-  // frame is made of every session named. OK, or what `run` said.
-  unils_status step(const std::vector<int>& named, std::vector<Made>* made) {
+  // frame is made of every session named. OK, or what `run` said. in: NULL for the sessions' own workspace.
+  unils_status step(const std::vector<int>& named, std::vector<Made>* made, unils_backend_workspace* in = nullptr) {
     for (;;) {
       std::vector<unils_row_request> rows;
       std::vector<std::vector<float>> sounds;
@@ -203,7 +203,7 @@ class Sessions {
                          talk.top_p, talk.cfg_scale, talk.seed, (*made)[n].motion.data(), (*made)[n].logits.data()});
       }
       const unils_status status =
-          backend.run(model, workspace, rows.data(), static_cast<int32_t>(rows.size()), steps.data(),
+          backend.run(model, in != nullptr ? in : workspace, rows.data(), static_cast<int32_t>(rows.size()), steps.data(),
                       static_cast<int32_t>(steps.size()), &why);
       if (status != UNILS_OK) return status;
       for (const unils_row_request& row : rows) ++rows_[row.track][index_of(row.state)];

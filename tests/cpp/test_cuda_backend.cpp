@@ -49,6 +49,19 @@ void check_near(const Made& a, const Made& b, float factor = 1.0f) {
   CHECK_NEAR(furthest(a.logits, b.logits), 0.0f, kLogitTolerance * factor);
 }
 
+// Frames that two backends made of session `i`. Where a draw falls otherwise though its logits are near, they were a tie
+// to within rounding: `cpu` goes on from there as `cuda` did, and `ties` counts it.
+void check_frame(Sessions* cuda, Sessions* cpu, int i, const Made& made, const Made& expected, int* ties) {
+  const std::vector<float> bits = cuda->bits(i), expected_bits = cpu->bits(i);
+  if (bits == expected_bits) return check_near(made, expected);
+  const auto other = std::mismatch(bits.begin(), bits.end(), expected_bits.begin()).first - bits.begin();
+  for (size_t bit = 0; bit <= static_cast<size_t>(other); ++bit) {
+    CHECK_NEAR(made.logits[bit], expected.logits[bit], kLogitTolerance);
+  }
+  ++*ties;
+  cpu->take_over(i, cuda);
+}
+
 void test_the_entry_knows_its_version() {
   CHECK(unils_backend_plugin(UNILS_BACKEND_VERSION + 1) == nullptr);
   CHECK(unils_backend_plugin(UNILS_BACKEND_VERSION)->version == UNILS_BACKEND_VERSION);
@@ -62,6 +75,7 @@ void test_frames_equal_those_of_the_cpu_backend() {
     Sessions cuda(cuda_backend(), bundle(), talks_of(kSessions), hops);
     Sessions cpu(kCpuBackend, bundle(), talks_of(kSessions), false);
     std::mt19937 random(5);
+    int ties = 0;
     for (int round = 0; round < (hops ? 90 : 12); ++round) {
       std::vector<int> named;
       for (int i = 0; i < kSessions; ++i) {
@@ -69,16 +83,14 @@ void test_frames_equal_those_of_the_cpu_backend() {
       }
       std::shuffle(named.begin(), named.end(), random);
       const std::vector<Made> made = cuda.step(named), expected = cpu.step(named);
-      for (size_t n = 0; n < named.size(); ++n) check_near(made[n], expected[n]);
-      if (round % 9 == 0) {
-        for (const int i : named) CHECK(cuda.bits(i) == cpu.bits(i));
-      }
+      for (size_t n = 0; n < named.size(); ++n) check_frame(&cuda, &cpu, named[n], made[n], expected[n], &ties);
       if (random() % 8 == 0) {
         const int leaves = 1 + static_cast<int>(random() % (kSessions - 1));
         cuda.reset(leaves), cpu.reset(leaves);
       }
     }
     CHECK(cuda.frame(0) > (hops ? 80 : 10));
+    CHECK(ties <= 1);
   }
 }
 
@@ -164,7 +176,11 @@ void test_frames_are_the_same_in_any_order_of_threads() {
 void test_replays_do_not_drift_from_a_lone_session() {
   Sessions cuda(cuda_backend(), bundle(), talks_of(1), true);
   Sessions cpu(kCpuBackend, bundle(), talks_of(1), false);
-  for (int frame = 0; frame < kReplays; ++frame) check_near(cuda.step({0})[0], cpu.step({0})[0]);
+  int ties = 0;
+  for (int frame = 0; frame < kReplays; ++frame) {
+    check_frame(&cuda, &cpu, 0, cuda.step({0})[0], cpu.step({0})[0], &ties);
+  }
+  CHECK(ties <= 1 + kReplays / 1000);
 }
 
 void test_a_session_goes_on_on_another_backend() {
@@ -250,18 +266,31 @@ void test_frames_are_put_on_the_device_for_renderers() {
 }
 
 void test_workspaces_of_a_model_serve_threads_at_once() {
-  std::vector<char> block;
-  const std::vector<Made> expected = conversation(talks_of(3), 6, &block);
-  std::vector<Made> made[3];
+  constexpr int kThreads = 3, kFrames = 6;
+  Sessions together(cuda_backend(), bundle(), talks_of(kThreads), true);
+  Sessions alone(cuda_backend(), bundle(), talks_of(kThreads), true);
+  std::vector<Made> made[kThreads];
+  unils_status worst[kThreads] = {};
   std::vector<std::thread> callers;
-  for (std::vector<Made>& each : made) {
-    callers.emplace_back([&each] {
-      std::vector<char> own;
-      each = conversation(talks_of(3), 6, &own);
+  for (int i = 0; i < kThreads; ++i) {
+    callers.emplace_back([&together, &made, &worst, i] {
+      unils_backend_workspace* workspace = nullptr;
+      unils_sentence why = {};
+      worst[i] = together.backend.workspace_create(together.model, 1, &workspace, &why);
+      for (int frame = 0; frame < kFrames && worst[i] == UNILS_OK; ++frame) {
+        std::vector<Made> frames;
+        worst[i] = together.step({i}, &frames, workspace);
+        made[i].push_back(frames[0]);
+      }
+      together.backend.workspace_free(workspace);
     });
   }
   for (std::thread& caller : callers) caller.join();
-  for (const std::vector<Made>& each : made) CHECK(same(each, expected));
+  for (int i = 0; i < kThreads; ++i) {
+    std::vector<Made> expected;
+    for (int frame = 0; frame < kFrames; ++frame) expected.push_back(alone.step({i})[0]);
+    CHECK(worst[i] == UNILS_OK && same(made[i], expected));
+  }
 }
 
 #if defined(UNILS_CUDA_ON_HOST)

@@ -2,7 +2,8 @@
 //
 // Keys lie (head_width, slot), so a thread scores a slot and neighbours read neighbours; values lie (slot, head_width), so
 // a lane owns a dimension of the output and warps take every fourth slot. Slots are counted from the oldest, wherever
-// the ring begins, so that a wrap cannot change the order of a sum.
+// the ring begins, so that a wrap cannot change the order of a sum. A step waits for memory above all: values are on
+// their way to the L2 cache while keys are scored.
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/device.h"
 
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionCall call)
   const Place place = call.places[step];
   const KvRingAt ring = call.rings[r < call.steps->count ? 0 : 1];
   const int width = ring.head_width, pairs = width / 2;
-  const int64_t capacity = ring.capacity;
+  const int capacity = static_cast<int>(ring.capacity);
   const int look_ahead = call.look_ahead == nullptr ? 0 : call.look_ahead[step];
   const int64_t oldest = place.position - call.window + 1;
   const int64_t first = oldest > 0 ? oldest : 0;
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionCall call)
     plain[2 * i] = a, plain[2 * i + 1] = b;
     turned[2 * i] = a * c - b * s, turned[2 * i + 1] = a * s + b * c;
     if (call.key == nullptr) continue;
-    const int64_t slot = RingIndex(capacity).slot(place.position);
+    const auto slot = static_cast<int>(RingIndex(capacity).slot(place.position));
     const float* key = call.key + int64_t{r} * call.query_stride + head * width + 2 * i;
     const float* value = call.value + int64_t{r} * call.query_stride + head * width + 2 * i;
     float* keys = ring.keys(place.state, call.layer, head) + 2 * i * capacity + slot;
@@ -65,16 +66,26 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionCall call)
   }
   __syncthreads();
 
-  const int64_t start = RingIndex(capacity).slot(first);
+  // Of the i-th slot, counted from the oldest, the prefix first.
+  const auto start = static_cast<int>(RingIndex(capacity).slot(first));
   const auto slot_of = [&](int i) {
-    const int64_t slot = start + (i - prefix);
+    const int slot = start + (i - prefix);
     return slot < capacity ? slot : slot - capacity;
   };
+  const float* style_values = prefix == 0 ? nullptr : call.style.values(place.state, call.layer, head);
+  const float* ring_values = ring.values(place.state, call.layer, head);
+  const auto values_of = [&](int i) {
+    return i < prefix ? style_values + i * call.style.value_stride : ring_values + slot_of(i) * ring.value_stride;
+  };
+  for (int i = thread_index(); i < total; i += thread_count()) {
+    for (int d = 0; d < width; d += kWarp) prefetch(values_of(i) + d);
+  }
+
   float highest = -INFINITY;
   for (int i = thread_index(); i < total; i += thread_count()) {
     const bool styled = i < prefix;
     const float* q = styled ? plain : turned;
-    const int64_t stride = styled ? call.style.capacity : capacity;
+    const int stride = styled ? static_cast<int>(call.style.capacity) : capacity;
     const float* key =
         styled ? call.style.keys(place.state, call.layer, head) + i : ring.keys(place.state, call.layer, head) + slot_of(i);
     float dot = 0.0f;
@@ -91,16 +102,10 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionCall call)
   }
   sum = block_all(warp_sum(sum), scratch, [](float a, float b) { return a + b; });  // and all scores are there
 
-  const float* style_values = prefix == 0 ? nullptr : call.style.values(place.state, call.layer, head);
-  const float* ring_values = ring.values(place.state, call.layer, head);
   for (int d = lane_index(); d < width; d += kWarp) {
     float weighted = 0.0f;
-#pragma unroll 4
-    for (int i = warp_index(); i < total; i += kWarps) {
-      const float* value =
-          i < prefix ? style_values + int64_t{i} * call.style.value_stride : ring_values + slot_of(i) * ring.value_stride;
-      weighted = fmaf(scores[i], value[d], weighted);
-    }
+#pragma unroll 8
+    for (int i = warp_index(); i < total; i += kWarps) weighted = fmaf(scores[i], values_of(i)[d], weighted);
     partial[warp_index() * width + d] = weighted;
   }
   __syncthreads();

@@ -70,6 +70,13 @@ __device__ inline float gelu(float x) {
   return 0.5f * x * (1.0f + tanhf(kSqrt2OverPi * fmaf(0.044715f * x * x, x, x)));
 }
 
+// Begins to bring the line of memory around `at` to the L2 cache.
+__device__ inline void prefetch([[maybe_unused]] const float* at) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#endif
+}
+
 // Two floats rounded to 16 bits each, `low` in the low half.
 __device__ inline uint32_t pack_pair(float low, float high, bool bf16) {
 #if defined(__CUDA_ARCH__)
