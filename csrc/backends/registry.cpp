@@ -6,6 +6,7 @@
 #include <string>
 
 #include "backends/cpu/cpu_backend.h"
+#include "backends/graphs/graph_backend.h"
 #include "backends/plugin.h"
 #include "core/status.h"
 #include "unils/backend.h"
@@ -22,7 +23,7 @@ struct Known {
 
 constexpr Known kKnown[] = {{"tensorrt", nullptr, nullptr, "not built into this library"},
                             {"cuda", nullptr, cuda_plugin, ""},
-                            {"onnxruntime", nullptr, nullptr, "runs bundles of family published only, through the host"},
+                            {"onnxruntime", &kOnnxRuntimeBackend, nullptr, ""},
                             {"cpu", &kCpuBackend, nullptr, ""}};
 constexpr int32_t kCount = sizeof kKnown / sizeof kKnown[0];
 

@@ -10,18 +10,27 @@
 
 namespace unils {
 
-UNILS_HOST_DEVICE inline bool sample_bit(float logit, float temperature, float top_p, uint64_t seed, int64_t frame,
-                                         int level, int bit) {
-  if (!(temperature > 0.0f)) return logit > 0.0f;
-  const float p = 1.0f / (1.0f + std::exp(-logit / temperature));
-  if (p >= top_p) return true;
-  if (1.0f - p >= top_p) return false;
+// The random number in [0, 1) that decides a bit.
+UNILS_HOST_DEVICE inline float bit_uniform(uint64_t seed, int64_t frame, int level, int bit) {
   const std::array<uint32_t, 2> key = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
   const auto number = static_cast<uint64_t>(frame);
   const std::array<uint32_t, 4> counter = {static_cast<uint32_t>(bit), static_cast<uint32_t>(level),
                                            static_cast<uint32_t>(number), static_cast<uint32_t>(number >> 32)};
-  const uint32_t word = philox4x32_10(counter, key)[0];
-  return static_cast<float>(word >> 8) * 0x1p-24f < p;
+  return static_cast<float>(philox4x32_10(counter, key)[0] >> 8) * 0x1p-24f;
+}
+
+// temperature > 0
+UNILS_HOST_DEVICE inline bool is_one(float logit, float temperature, float top_p, float uniform) {
+  const float p = 1.0f / (1.0f + std::exp(-logit / temperature));
+  if (p >= top_p) return true;
+  if (1.0f - p >= top_p) return false;
+  return uniform < p;
+}
+
+UNILS_HOST_DEVICE inline bool sample_bit(float logit, float temperature, float top_p, uint64_t seed, int64_t frame,
+                                         int level, int bit) {
+  if (!(temperature > 0.0f)) return logit > 0.0f;
+  return is_one(logit, temperature, top_p, bit_uniform(seed, frame, level, bit));
 }
 
 // Of one bit of a level with this gain, of d.

@@ -33,6 +33,7 @@ class KvRing {
   int64_t heads() const { return heads_; }
   int64_t head_width() const { return head_width_; }
   int64_t value_stride() const { return value_stride_; }
+  int64_t floats() const { return static_cast<int64_t>(floats_); }  // from keys(state, 0, 0)
 
   // (head_width, capacity)
   const float* keys(const void* state, int layer, int head) const {

@@ -13,12 +13,14 @@ class RowRing {
   RowRing() = default;
   RowRing(ArenaLayout* arena, int blocks, int width, int64_t positions)
       : width_(width), index_(RingIndex::for_window(positions, 1)) {
-    offset_ = arena->add<float>(static_cast<size_t>(blocks * positions * width_));
+    floats_ = blocks * index_.capacity() * width_;
+    offset_ = arena->add<float>(static_cast<size_t>(floats_));
   }
 
   const RingIndex& index() const { return index_; }
   size_t offset() const { return offset_; }  // in a state, bytes
   int64_t width() const { return width_; }
+  int64_t floats() const { return floats_; }  // from row(state, 0, 0)
 
   // (width); position >= 0
   float* row(void* state, int block, int64_t position) const {
@@ -27,7 +29,7 @@ class RowRing {
 
  private:
   size_t offset_ = 0;
-  int64_t width_ = 0;
+  int64_t width_ = 0, floats_ = 0;
   RingIndex index_;
 };
 

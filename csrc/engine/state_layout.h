@@ -20,7 +20,7 @@ struct StateLayout {
   size_t bits = 0;             // float (levels * bits): +-1, the bits of the last frame made, level-major
   size_t history[2] = {};      // float (UNILS_KEPT_HOPS, window - step samples), by track: where kept hops ended
   KvRing style;                // style tokens, without RoPE
-  KvRing self[2];              // past frames, with RoPE: [0] the conditional row, [1] the unconditional one
+  KvRing self[2];              // past frames, with RoPE: [0] the conditional row, [1] the unconditional one, side by side
   KvRing cross[2];             // audio rows by track, with RoPE
   RowRing audio[2];            // audio encoder's blocks by track
   RowRing decoder;             // motion decoder's blocks

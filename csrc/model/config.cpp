@@ -136,11 +136,11 @@ Status parse_weights(const JsonSection& root, Config* config) {
   return parse_file(weights, &config->weights);
 }
 
-Status parse_graphs(const JsonSection& root, Config* config) {
-  UNILS_RETURN_IF_ERROR(root.integer("parameters", 1, int64_t{1} << 40, &config->parameters));
+template <size_t N>
+Status parse_graphs(const JsonSection& root, const char* const (&names)[N], Config* config) {
   JsonSection graphs;
   UNILS_RETURN_IF_ERROR(root.section("graphs", &graphs));
-  for (const char* name : PublishedConfig::kGraphs) {
+  for (const char* name : names) {
     JsonSection graph;
     BundleFile file;
     UNILS_RETURN_IF_ERROR(graphs.section(name, &graph));
@@ -168,10 +168,12 @@ Status Config::parse(const std::string& json, Config* config) {
   UNILS_RETURN_IF_ERROR(parse_rates(root, config));
   if (config->family == "published") {
     UNILS_RETURN_IF_ERROR(PublishedConfig::parse(root, static_cast<int>(config->channels.size()), &config->published));
-    UNILS_RETURN_IF_ERROR(parse_graphs(root, config));
+    UNILS_RETURN_IF_ERROR(root.integer("parameters", 1, int64_t{1} << 40, &config->parameters));
+    UNILS_RETURN_IF_ERROR(parse_graphs(root, PublishedConfig::kGraphs, config));
   } else {
     UNILS_RETURN_IF_ERROR(parse_features(root, config));
     UNILS_RETURN_IF_ERROR(parse_sizes(root, config));
+    if (root.has("graphs")) UNILS_RETURN_IF_ERROR(parse_graphs(root, Config::kStreamGraphs, config));
   }
   UNILS_RETURN_IF_ERROR(parse_defaults(root, config));
   return parse_weights(root, config);

@@ -35,8 +35,12 @@ struct Config {
   unils_stream_sizes sizes = {};
   std::vector<float> gains;  // (levels)
 
-  // Family "published": its sizes, the graphs in the order of PublishedConfig::kGraphs, and what lies beside them.
+  // Family "published": its sizes.
   PublishedConfig published;
+
+  // The graphs, in the order of PublishedConfig::kGraphs or of kStreamGraphs, and what lies beside them. A bundle of
+  // family "stream" need not have any.
+  static constexpr const char* kStreamGraphs[] = {"encode", "step", "decode"};
   std::vector<BundleFile> graphs, graph_data;
   int64_t parameters = 0;
 

@@ -3,8 +3,6 @@
 #include <cstring>
 #include <new>
 
-#include "model/published_config.h"
-
 namespace unils {
 namespace {
 
@@ -22,16 +20,22 @@ unils_status failure(unils_status status) {
 
 }  // namespace
 
-Status Graphs::load(const unils_graph_runner& runner, const std::vector<std::string>& paths, int threads,
-                    std::unique_ptr<Graphs>* graphs) {
+Status Graphs::check(const unils_graph_runner& runner) {
+  if (runner.struct_size != sizeof runner) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "unils_graph_runner.struct_size is %zu; set it to %zu in this version",
+                 runner.struct_size, sizeof runner);
+  }
   if (runner.name == nullptr || runner.load == nullptr || runner.run == nullptr || runner.unload == nullptr) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "the graph runner is not complete: it needs name, load, run and unload");
   }
   if ((runner.allocate == nullptr) != (runner.release == nullptr)) {
     return error(UNILS_ERROR_INVALID_ARGUMENT, "the graph runner is not complete: allocate and release go together");
   }
-  std::vector<unils_graph> list;
-  for (size_t i = 0; i < paths.size(); ++i) list.push_back({PublishedConfig::kGraphs[i], paths[i].c_str()});
+  return Status();
+}
+
+Status Graphs::load(const unils_graph_runner& runner, const std::vector<unils_graph>& list, int threads,
+                    std::unique_ptr<Graphs>* graphs) {
   void* loaded = nullptr;
   unils_sentence say = {};
   const unils_status status =

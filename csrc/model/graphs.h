@@ -12,8 +12,10 @@ namespace unils {
 
 class Graphs {
  public:
-  // paths: of PublishedConfig::kGraphs, in that order.
-  static Status load(const unils_graph_runner& runner, const std::vector<std::string>& paths, int threads,
+  // UNILS_ERROR_INVALID_ARGUMENT when it is of another version of this library, or not complete.
+  static Status check(const unils_graph_runner& runner);
+  // list: borrowed for the call. runner: checked.
+  static Status load(const unils_graph_runner& runner, const std::vector<unils_graph>& list, int threads,
                      std::unique_ptr<Graphs>* graphs);
   ~Graphs() { runner_.unload(loaded_); }
   Graphs(const Graphs&) = delete;
@@ -21,7 +23,7 @@ class Graphs {
 
   const char* backend_name() const { return name_.c_str(); }
   const std::string& detail() const { return detail_; }
-  // graph: one of PublishedConfig::kGraphs.
+  // graph: by its name in the list.
   Status run(const char* graph, const unils_tensor_view* inputs, int input_count, const unils_tensor_view* outputs,
              int output_count) const;
 

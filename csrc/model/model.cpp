@@ -22,6 +22,24 @@ Status another_file(const BundleFile& file) {
                printable(file.name).c_str());
 }
 
+// Names of graphs, and where their files are.
+class GraphList {
+ public:
+  GraphList() = default;
+  GraphList(const std::string& folder, const std::vector<BundleFile>& files, const char* const* names) {
+    for (const BundleFile& file : files) paths_.push_back(folder + file.name);
+    for (const std::string& path : paths_) list_.push_back({*names++, path.c_str()});
+  }
+  GraphList(GraphList&&) = default;
+  GraphList& operator=(GraphList&&) = default;
+
+  const std::vector<unils_graph>& list() const { return list_; }
+
+ private:
+  std::vector<std::string> paths_;
+  std::vector<unils_graph> list_;
+};
+
 uint64_t first_eight_bytes(const std::array<uint8_t, 32>& digest) {
   uint64_t value = 0;
   for (size_t i = 0; i < 8; ++i) value = value << 8 | digest[i];
@@ -91,7 +109,7 @@ Status Model::load_or_throw(const char* bundle_dir, const char* backend, int thr
     const unils_status resolved = unils_backend_resolve(backend, &loading->backend_, &sentence);
     if (resolved != UNILS_OK) return Status(resolved, sentence.text);
     loading->backend_detail_ = sentence.text;
-    UNILS_RETURN_IF_ERROR(loading->load_stream(folder, threads, precision));
+    UNILS_RETURN_IF_ERROR(loading->load_stream(folder, threads, runner, precision));
   }
   *model = std::move(loading);
   return Status();
@@ -115,7 +133,23 @@ Status Model::read_weights(const std::string& folder, const std::vector<TensorSh
   return Weights::read(file, expected, weights);
 }
 
-Status Model::load_stream(const std::string& folder, int threads, unils_precision precision) {
+Status Model::check_graphs(const std::string& folder, Sha256* fingerprint) {
+  const auto check = [&](const BundleFile& file) {
+    std::array<uint8_t, 32> digest;
+    int64_t bytes = 0;
+    UNILS_RETURN_IF_ERROR(hash_file(folder + file.name, 1, kMaxGraphBytes, &digest, &bytes));
+    if (sha256_text(digest) != file.sha256) return another_file(file);
+    fingerprint->add(digest.data(), digest.size());
+    graph_bytes_ += bytes;
+    return Status();
+  };
+  for (const BundleFile& file : config_.graphs) UNILS_RETURN_IF_ERROR(check(file));
+  for (const BundleFile& file : config_.graph_data) UNILS_RETURN_IF_ERROR(check(file));
+  return Status();
+}
+
+Status Model::load_stream(const std::string& folder, int threads, const unils_graph_runner* runner,
+                          unils_precision precision) {
   const std::vector<TensorShape> expected = expected_tensors(config_.sizes);
   for (const TensorShape& tensor : expected) parameters_ += tensor.count();
   Weights weights;
@@ -131,9 +165,22 @@ Status Model::load_stream(const std::string& folder, int threads, unils_precisio
   spec.tensor_count = static_cast<int32_t>(weights.tensors().size());
   spec.threads = threads;
   spec.precision = precision;
+  // The host's runner is of one backend; no other one reads the graphs.
+  GraphList graphs;
+  if (runner != nullptr) UNILS_RETURN_IF_ERROR(Graphs::check(*runner));
+  if (runner != nullptr && std::strcmp(runner->name, backend_->name) == 0) {
+    Sha256 of_graphs;  // a session goes on from its snapshot whoever runs the model, so they are no part of its print
+    UNILS_RETURN_IF_ERROR(check_graphs(folder, &of_graphs));
+    graphs = GraphList(folder, config_.graphs, Config::kStreamGraphs);
+    spec.runner = runner;
+    spec.graphs = graphs.list().data();
+    spec.graph_count = static_cast<int32_t>(graphs.list().size());
+  }
   unils_sentence sentence = {};
   const unils_status created = backend_->model_create(&spec, &backend_model_, &sentence);
-  return created == UNILS_OK ? Status() : Status(created, sentence.text);
+  if (created != UNILS_OK) return Status(created, sentence.text);
+  if (sentence.text[0] != '\0') backend_detail_ = sentence.text;
+  return Status();
 }
 
 Status Model::load_published(const std::string& folder, const char* backend, int threads,
@@ -144,34 +191,18 @@ Status Model::load_published(const std::string& folder, const char* backend, int
                   "a bundle of family published is a set of graphs and needs a graph runner "
                   "(unils_model_options.graph_runner), which this program does not give");
   }
-  if (runner->struct_size != sizeof *runner) {
-    return error(UNILS_ERROR_INVALID_ARGUMENT, "unils_graph_runner.struct_size is %zu; set it to %zu in this version",
-                 runner->struct_size, sizeof *runner);
-  }
-  if (!any && (runner->name == nullptr || std::strcmp(backend, runner->name) != 0)) {
+  UNILS_RETURN_IF_ERROR(Graphs::check(*runner));
+  if (!any && std::strcmp(backend, runner->name) != 0) {
     return error(UNILS_ERROR_BACKEND, "a bundle of family published runs on %s, not on %s; ask for that or for auto",
-                 runner->name == nullptr ? "a graph runner" : runner->name, printable(backend).c_str());
+                 runner->name, printable(backend).c_str());
   }
   Sha256 fingerprint;
   UNILS_RETURN_IF_ERROR(read_weights(folder, expected_tensors(config_.published), &fingerprint, &weights_));
   parameters_ = config_.parameters;
-  std::vector<std::string> paths;
-  const auto check = [&](const BundleFile& file) {
-    std::array<uint8_t, 32> digest;
-    int64_t bytes = 0;
-    UNILS_RETURN_IF_ERROR(hash_file(folder + file.name, 1, kMaxGraphBytes, &digest, &bytes));
-    if (sha256_text(digest) != file.sha256) return another_file(file);
-    fingerprint.add(digest.data(), digest.size());
-    graph_bytes_ += bytes;
-    return Status();
-  };
-  for (const BundleFile& file : config_.graphs) {
-    UNILS_RETURN_IF_ERROR(check(file));
-    paths.push_back(folder + file.name);
-  }
-  for (const BundleFile& file : config_.graph_data) UNILS_RETURN_IF_ERROR(check(file));
+  UNILS_RETURN_IF_ERROR(check_graphs(folder, &fingerprint));
   fingerprint_ = first_eight_bytes(fingerprint.digest());
-  UNILS_RETURN_IF_ERROR(Graphs::load(*runner, paths, threads, &graphs_));
+  const GraphList graphs(folder, config_.graphs, PublishedConfig::kGraphs);
+  UNILS_RETURN_IF_ERROR(Graphs::load(*runner, graphs.list(), threads, &graphs_));
   backend_detail_ = graphs_->detail();
   return Status();
 }

@@ -17,7 +17,8 @@ class Model {
  public:
   // bundle_dir: a folder with model.json and the files it names (UTF-8). backend: NULL or "auto", "cpu", ...; a name
   // fails loudly. threads >= 1 is an upper bound for one call; the cpu backend keeps so many and shares the steps of
-  // several sessions among them. runner: opens the graphs of family "published"; may be NULL.
+  // several sessions among them. runner: opens graphs, for family "published" and for the backend of family "stream"
+  // that has its name; may be NULL.
   // Nothing in the bundle is trusted: UNILS_ERROR_IO when a file cannot be read, UNILS_ERROR_BUNDLE when it is not what
   // it says, UNILS_ERROR_BACKEND, UNILS_ERROR_OUT_OF_MEMORY.
   static Status load(const char* bundle_dir, const char* backend, int threads, std::shared_ptr<const Model>* model,
@@ -31,7 +32,8 @@ class Model {
   int64_t parameters() const { return parameters_; }
   int threads() const { return threads_; }
   int64_t weight_bytes() const;  // what one step reads
-  // First 8 bytes of the SHA-256 of weights and graphs: tells whose state a snapshot is.
+  // First 8 bytes of the SHA-256 of the weights, in family "published" of weights and graphs: tells whose state a
+  // snapshot is.
   uint64_t fingerprint() const { return fingerprint_; }
 
   const char* backend_name() const { return graphs_ != nullptr ? graphs_->backend_name() : backend_->name; }
@@ -53,8 +55,11 @@ class Model {
   static Status load_or_throw(const char* bundle_dir, const char* backend, int threads,
                               const unils_graph_runner* runner, unils_precision precision,
                               std::shared_ptr<const Model>* model);
-  Status load_stream(const std::string& folder, int threads, unils_precision precision);
+  Status load_stream(const std::string& folder, int threads, const unils_graph_runner* runner,
+                     unils_precision precision);
   Status load_published(const std::string& folder, const char* backend, int threads, const unils_graph_runner* runner);
+  // Their SHA-256, which join the fingerprint.
+  Status check_graphs(const std::string& folder, Sha256* fingerprint);
   Status read_weights(const std::string& folder, const std::vector<TensorShape>& expected, Sha256* fingerprint,
                       Weights* weights);
 

@@ -96,6 +96,7 @@ typedef struct unils_backend {
   int32_t hears_hops; /* 1: makes log-mel rows itself */
   /* 0: cannot run here, and `detail` says why; otherwise higher is better and `detail` says what it would use. */
   int32_t (*score)(unils_sentence* detail);
+  /* `why` on success: what it uses, where that is known only now; else empty. */
   unils_status (*model_create)(const unils_model_spec* spec, unils_backend_model** model, unils_sentence* why);
   void (*model_free)(unils_backend_model* model);
   int64_t (*weight_bytes)(const unils_backend_model* model); /* what one step and its two rows read, each weight once */

@@ -91,13 +91,15 @@ typedef struct unils_tensor_view {
   void* data; /* an input is only read */
 } unils_tensor_view;
 
-/* The family "published" is a set of ONNX graphs (docs/published.md), and this library holds no engine for them: the
+/* The family "published" is a set of ONNX graphs (docs/published.md), a bundle of family "stream" may hold its model as
+ * graphs too (docs/onnx.md), and this library holds no engine for them: the
  * host plugs one in. The Python package does so with ONNX Runtime. Sampling, guidance, quantisation, windows and clocks
  * stay in the library, so every runner makes the same frames up to its rounding.
  * `context` and the table must live until unils_model_load returns; what `load` made, until `unload`. Models may run
  * graphs from several threads at once. Callbacks must not throw or call back into the model or its sessions. */
 typedef struct unils_graph {
-  const char* name; /* "audio_encoder", "prefill", "step", "codec_encode", "codec_decode" */
+  const char* name; /* "audio_encoder", "prefill", "step", "codec_encode", "codec_decode"; of family "stream" "encode",
+                       "step" and "decode" */
   const char* path; /* of its .onnx file, whose SHA-256 has been checked; weights may lie in files beside it */
 } unils_graph;
 typedef struct unils_graph_runner {
@@ -127,7 +129,7 @@ typedef struct unils_model_options {
   size_t struct_size;
   const char* backend; /* "auto" (default when NULL), "cpu", ... A name fails loudly; only "auto" falls back. */
   int32_t threads;     /* threads that one step may use; 1 by default */
-  const unils_graph_runner* graph_runner; /* for bundles of family "published"; NULL: they are refused */
+  const unils_graph_runner* graph_runner; /* for bundles of family "published", and for the backend of its name; or NULL */
   unils_precision precision; /* FP32 by default; another where the backend has it, with frames that differ a little */
 } unils_model_options;
 
