@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     importer.set_defaults(run=_import)
 
+    graphs = commands.add_parser("export-onnx", help="write a bundle of family stream again, with its ONNX graphs")
+    graphs.add_argument("bundle", metavar="BUNDLE", nargs="?", help="its folder; the bundled model by default")
+    graphs.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of the bundle with graphs")
+    graphs.set_defaults(run=_export_onnx)
+
     compiler = commands.add_parser("compile", help="build the engines that a backend runs a bundle with, on this card")
     compiler.add_argument("bundle", metavar="BUNDLE", help="a bundle with graphs")
     compiler.add_argument("--backend", choices=("tensorrt",), required=True, help="what for")
@@ -228,18 +233,31 @@ def _animate(options: argparse.Namespace) -> None:
                 render_video(path, [frames], [voices.get("self"), voices.get("other")], progress=progress)
 
 
-def _import(options: argparse.Namespace) -> None:
+@contextlib.contextmanager
+def _exporter(command: str, module: str) -> Iterator[Any]:
+    """A module of the training code, where what needs PyTorch lives."""
     import importlib
 
     try:
-        # The one command that needs PyTorch, so it lives with the training code.
-        exporter = importlib.import_module("unils_training.export.published")
-        wishes = {"precision": options.precision, **({"licence": options.licence} if options.licence else {})}
-        size = exporter.import_checkpoint(options.checkpoint, options.audio_encoder, options.output, **wishes)
+        yield importlib.import_module(f"unils_training.export.{module}")
     except ImportError as error:
-        raise UnilsError(f"unils import needs PyTorch ({error}): pip install 'unils-sdk[import]'") from error
+        raise UnilsError(f"unils {command} needs PyTorch ({error}): pip install 'unils-sdk[import]'") from error
     except (ValueError, OSError) as error:
         raise InvalidArgumentError(str(error)) from error
+
+
+def _import(options: argparse.Namespace) -> None:
+    wishes = {"precision": options.precision, **({"licence": options.licence} if options.licence else {})}
+    with _exporter("import", "published") as exporter:
+        size = exporter.import_checkpoint(options.checkpoint, options.audio_encoder, options.output, **wishes)
+    print(f"{options.output}: {size / 1e6:.1f} MB")
+
+
+def _export_onnx(options: argparse.Namespace) -> None:
+    from unils_sdk.model import BUNDLED_MODEL
+
+    with _exporter("export-onnx", "stream_graphs") as exporter:
+        size = exporter.export_onnx(options.bundle or BUNDLED_MODEL, options.output)
     print(f"{options.output}: {size / 1e6:.1f} MB")
 
 

@@ -22,6 +22,9 @@ _PROVIDERS = {
 }
 """Of ONNX Runtime, by device: the first one runs what it can, the next ones the rest."""
 
+_MOST_BOUND = 1024
+"""Bindings that are kept; a session has a few."""
+
 Tensor: TypeAlias = tuple[str, str, tuple[int, ...], int]
 """Name, dtype (`float32` or `int64`), shape, and address of dense memory that is borrowed for one call."""
 
@@ -92,7 +95,7 @@ class _OnnxGraphs:
             import onnxruntime
         except ImportError as error:
             raise RuntimeError(
-                f"a bundle of family published needs ONNX Runtime ({error}): pip install 'unils-sdk[onnx]'"
+                f"the graphs of a bundle need ONNX Runtime ({error}): pip install 'unils-sdk[onnx]'"
             ) from error
         from concurrent.futures import ThreadPoolExecutor
 
@@ -127,6 +130,9 @@ class _OnnxGraphs:
             self._sessions[name] = session
             ports = [port.name for port in (*session.get_inputs(), *session.get_outputs())]
             self._pieces[name] = {port.partition(".")[0]: port.count(".") for port in ports if "." in port}
+        # A stream's memory stays where it is, and to bind it takes as long as to run a small graph. Only on the CPU: a
+        # device reads an input when it is bound.
+        self._bound: dict[tuple[Any, ...], Any] | None = {} if device == "cpu" else None
         self.detail = f"{onnxruntime.__version__} {wanted}"
 
     def run(self, graph: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -145,16 +151,28 @@ class _OnnxGraphs:
             run.result()
 
     def _run(self, graph: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        session, pieces = self._sessions[graph], self._pieces[graph]
-        binding = session.io_binding()
+        try:
+            self._sessions[graph].run_with_iobinding(self._binding(graph, inputs, outputs))
+        except Exception as error:
+            raise RuntimeError(_one_line(error)) from error
+
+    def _binding(self, graph: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
+        """Nobody else uses this memory during the call, so nobody else has this binding."""
+        key = (graph, *inputs, None, *outputs)
+        bound = None if self._bound is None else self._bound.get(key)
+        if bound is not None:
+            return bound
+        pieces = self._pieces[graph]
+        binding = self._sessions[graph].io_binding()
         for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
             for tensor in tensors:
                 for name, dtype, shape, address in in_pieces(tensor, pieces.get(tensor[0], 0)):
                     bind(name, "cpu", 0, np.dtype(dtype), shape, address)
-        try:
-            session.run_with_iobinding(binding)
-        except Exception as error:
-            raise RuntimeError(_one_line(error)) from error
+        if self._bound is not None:
+            if len(self._bound) >= _MOST_BOUND:
+                self._bound.clear()
+            self._bound[key] = binding
+        return binding
 
 
 def _row(tensor: Tensor, index: int) -> Tensor:

@@ -82,13 +82,14 @@ class Model:
         threads: int = 1,
         precision: str = "fp32",
     ) -> Model:
-        """Load a bundle: a folder with `model.json`, `weights.safetensors` and, in family `published`, graphs.
+        """Load a bundle: a folder with `model.json`, `weights.safetensors` and, always in family `published`, graphs.
 
         path: the folder; the model that comes with the package when None.
         backend: `auto`, or a name such as `cpu`; a name fails loudly, only `auto` falls back. Family `published` runs
             on `onnxruntime` (`pip install 'unils-sdk[onnx]'`), which is the CPU; `onnxruntime:cuda` and
             `onnxruntime:tensorrt` need onnxruntime-gpu. `tensorrt` runs engines that `unils compile` made
             (`pip install 'unils-sdk[tensorrt]'`); `auto` takes those where there are any.
+            Family `stream` runs on them too where `unils export-onnx` has added graphs.
         threads: how many threads one call may use: the steps of a pool's sessions are shared among them.
         precision: of matrix products, `fp32`, `fp16` or `bf16`; sums are float32. The CPU knows fp32 only, engines of
             `tensorrt` are compiled in one each, and graphs have the precision they were made with.

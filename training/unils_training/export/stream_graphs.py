@@ -21,7 +21,7 @@ import numpy as np
 from unils_training.config import ModelConfig
 from unils_training.export.bundle import BundleError, file_entry
 from unils_training.export.graph_builder import Array, GraphBuilder
-from unils_training.export.stream import FAMILY, read_bundle
+from unils_training.export.stream import FAMILY, WEIGHTS_FILE, read_bundle
 from unils_training.models.stream.log_mel import ROW_VALUES, STEPS_PER_FRAME
 from unils_training.models.stream.model import TRACKS
 
@@ -272,8 +272,8 @@ def export_onnx(bundle: str | Path, output: str | Path) -> int:
                     "outputs": graph.outputs,
                     "batch": {"B": profile},
                 }
-            file = info["weights"]["file"]
-            shutil.copyfile(bundle / file, written / file)
+            shutil.copyfile(bundle / info["weights"]["file"], written / WEIGHTS_FILE)
+            info["weights"]["file"] = WEIGHTS_FILE
             (written / "model.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
             output.mkdir(exist_ok=True)
             for item in written.iterdir():
