@@ -8,6 +8,7 @@
 #include "bundle_writer.h"
 #include "check.h"
 #include "conversation.h"
+#include "graph_bundle.h"
 #include "published_bundle.h"
 #include "unils/unils.h"
 
@@ -79,10 +80,12 @@ void live(unils_session* session, const Samples& audio, std::vector<float>* valu
 }
 
 void test_nothing_allocates_after_a_session_is_made(const std::string& bundle, const unils_graph_runner* runner,
-                                                    unils_mode mode = UNILS_MODE_WINDOWED, int faces = 1) {
+                                                    unils_mode mode = UNILS_MODE_WINDOWED, int faces = 1,
+                                                    const char* backend = nullptr) {
   unils_model_options model_options = {};
   model_options.struct_size = sizeof model_options;
   model_options.threads = 1;
+  model_options.backend = backend;
   model_options.graph_runner = runner;
   unils_model* model = nullptr;
   CHECK(unils_model_load(bundle.c_str(), &model_options, &model) == UNILS_OK);
@@ -122,5 +125,10 @@ int main() {
   test_nothing_allocates_after_a_session_is_made(folder / "published", &runner.table, UNILS_MODE_ROLLING);
   test_nothing_allocates_after_a_session_is_made(folder / "published", &runner.table, UNILS_MODE_ROLLING, 2);
   CHECK(runner.shapes_fit);
+  write_graph_bundle(BundleWriter(), folder / "graphs");
+  const CountingRunner counting;
+  test_nothing_allocates_after_a_session_is_made(folder / "graphs", &counting.table, UNILS_MODE_WINDOWED, 1,
+                                                 "onnxruntime");
+  CHECK(counting.shapes_fit && counting.runs[1] > 40);
   return check::result();
 }
