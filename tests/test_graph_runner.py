@@ -117,10 +117,10 @@ def test_doctor_lists_the_devices_and_says_what_was_never_tried(
     found = doctor._backend("onnxruntime", 1, "")
     assert found.ok
     assert found.detail.startswith(
-        f"9.9, runs bundles of family published: {devices}; cuda and tensorrt have never been"
+        f"9.9, runs bundles that hold graphs: {devices}; cuda and tensorrt have never been"
     )
     runtime.get_available_providers = lambda: [CPU]
-    assert doctor._backend("onnxruntime", 1, "").detail.endswith("family published: onnxruntime")
+    assert doctor._backend("onnxruntime", 1, "").detail.endswith("hold graphs: onnxruntime")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert doctor._backend("onnxruntime", 1, "").ok is False
     monkeypatch.setattr(doctor, "_version", lambda _: None)

@@ -18,7 +18,7 @@ from unils_sdk.model import BUNDLED_MODEL, Model
 from unils_sdk.session import Session
 from unils_sdk.tensorrt import libraries
 
-_WITHOUT_ONNX = "not installed (runs bundles of family published): pip install 'unils-sdk[onnx]'"
+_WITHOUT_ONNX = "not installed (runs bundles that hold graphs): pip install 'unils-sdk[onnx]'"
 _REQUIRED = ("numpy", "av", "pillow", "tqdm")
 _DRIVER = "/proc/driver/nvidia/version"
 _TRAINING = ("torch", "peft", "safetensors", "scipy", "soundfile", "tensorboard", "matplotlib")
@@ -100,7 +100,7 @@ def _onnxruntime() -> tuple[bool | None, str]:
     names = [OnnxRunner.name if device == "cpu" else f"{OnnxRunner.name}:{device}" for device in devices]
     # Said here because a user will ask for what is listed.
     untried = "; cuda and tensorrt have never been tried by this project" if len(devices) > 1 else ""
-    return True, f"{version}, runs bundles of family published: {', '.join(names)}{untried}"
+    return True, f"{version}, runs bundles that hold graphs: {', '.join(names)}{untried}"
 
 
 def _package_folder() -> str:

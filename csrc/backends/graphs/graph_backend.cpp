@@ -270,8 +270,9 @@ unils_status answer(unils_sentence* why, const Body& body) {
 }
 
 int32_t score(unils_sentence* detail) {
+  if (kCpuBackend.score(detail) <= 0) return 0;
   std::snprintf(detail->text, sizeof detail->text, "runs bundles that hold graphs, through the host");
-  return 1;
+  return 1;  // less than any other, so that nobody gets it without asking
 }
 
 unils_status model_create(const unils_model_spec* spec, unils_backend_model** model, unils_sentence* why) {
@@ -364,11 +365,10 @@ unils_status run(const unils_backend_model* of_model, unils_backend_workspace* w
 
 }  // namespace
 
-const unils_backend kOnnxRuntimeBackend = {UNILS_BACKEND_VERSION, "onnxruntime", 0,
-                                           score,                 model_create,  model_free,
-                                           weight_bytes,          states_create, states_free,
-                                           state_read,            state_write,   workspace_create,
-                                           workspace_free,        workspace_bytes, reset,
-                                           set_style,             run};
+const unils_backend kOnnxRuntimeBackend = {UNILS_BACKEND_VERSION, "onnxruntime",
+                                           0,  // hears rows
+                                           score, model_create, model_free, weight_bytes, states_create, states_free,
+                                           state_read, state_write, workspace_create, workspace_free, workspace_bytes,
+                                           reset, set_style, run, nullptr, nullptr};
 
 }  // namespace unils
