@@ -21,7 +21,7 @@ struct Known {
   const char* why_not;
 };
 
-constexpr Known kKnown[] = {{"tensorrt", nullptr, nullptr, "not built into this library"},
+constexpr Known kKnown[] = {{"tensorrt", &kTensorRtBackend, nullptr, ""},
                             {"cuda", nullptr, cuda_plugin, ""},
                             {"onnxruntime", &kOnnxRuntimeBackend, nullptr, ""},
                             {"cpu", &kCpuBackend, nullptr, ""}};

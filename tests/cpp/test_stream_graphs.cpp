@@ -216,6 +216,19 @@ void test_a_model_says_who_runs_it_and_gives_its_graphs_back() {
   CHECK(runner.unloads == 1 && runner.shapes_fit);
 }
 
+void test_a_runner_is_asked_for_by_its_name() {
+  CountingRunner runner;
+  runner.table.name = "tensorrt";
+  std::shared_ptr<const Model> model;
+  CHECK_ERROR(Model::load(bundle_path.c_str(), "onnxruntime", 1, &model, &runner.table), UNILS_ERROR_BACKEND,
+              "backend onnxruntime needs a graph runner of that name");
+  CHECK_OK(Model::load(bundle_path.c_str(), "tensorrt", 1, &model, &runner.table, UNILS_FP16));
+  CHECK(std::string(model->backend_name()) == "tensorrt" && runner.loads == 1);
+  EngineDriver driver(model);
+  driver.step(guided());
+  CHECK(runner.runs[1] == 1 && runner.shapes_fit);
+}
+
 void test_a_model_that_cannot_have_its_graphs_is_refused(const TemporaryFolder& folder) {
   CountingRunner runner;
   std::shared_ptr<const Model> model;
@@ -272,6 +285,7 @@ int main() {
   test_a_frame_whose_graph_fails_is_still_to_be_made();
   test_a_batch_keeps_all_of_its_frames_or_none();
   test_a_model_says_who_runs_it_and_gives_its_graphs_back();
+  test_a_runner_is_asked_for_by_its_name();
   test_a_model_that_cannot_have_its_graphs_is_refused(folder);
   return check::result();
 }

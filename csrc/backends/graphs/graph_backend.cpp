@@ -275,23 +275,22 @@ int32_t score(unils_sentence* detail) {
   return 1;  // less than any other, so that nobody gets it without asking
 }
 
-unils_status model_create(const unils_model_spec* spec, unils_backend_model** model, unils_sentence* why) {
+unils_status model_create(const char* name, const unils_model_spec* spec, unils_backend_model** model,
+                          unils_sentence* why) {
   return answer(why, [&] {
     if (spec->runner == nullptr) {
-      return Status(UNILS_ERROR_BACKEND,
-                    "backend onnxruntime needs a graph runner (unils_model_options.graph_runner), which this program "
-                    "does not give");
+      return error(UNILS_ERROR_BACKEND,
+                   "backend %s needs a graph runner of that name (unils_model_options.graph_runner), which this program "
+                   "does not give",
+                   name);
     }
     if (spec->graph_count == 0) {
       return Status(UNILS_ERROR_BACKEND, "this bundle holds no graphs; make them with unils export-onnx");
     }
-    if (spec->precision != UNILS_FP32) {
-      return Status(UNILS_ERROR_BACKEND, "backend onnxruntime computes in float32 only; load the model with precision "
-                                         "fp32");
-    }
     auto made = std::make_unique<GraphModel>(*spec);
     unils_model_spec of_host = *spec;
     of_host.threads = 1;
+    of_host.precision = UNILS_FP32;
     unils_sentence sentence = {};
     const unils_status created = kCpuBackend.model_create(&of_host, &made->host, &sentence);
     if (created != UNILS_OK) return Status(created, sentence.text);
@@ -301,6 +300,20 @@ unils_status model_create(const unils_model_spec* spec, unils_backend_model** mo
     *model = reinterpret_cast<unils_backend_model*>(made.release());
     return Status();
   });
+}
+
+constexpr char kOnnxRuntime[] = "onnxruntime", kTensorRt[] = "tensorrt";
+
+unils_status create_on_onnx_runtime(const unils_model_spec* spec, unils_backend_model** model, unils_sentence* why) {
+  if (spec->precision == UNILS_FP32) return model_create(kOnnxRuntime, spec, model, why);
+  std::snprintf(why->text, sizeof why->text,
+                "backend onnxruntime computes in float32 only; load the model with precision fp32");
+  return UNILS_ERROR_BACKEND;
+}
+
+// Its runner has a precision of its own.
+unils_status create_on_tensorrt(const unils_model_spec* spec, unils_backend_model** model, unils_sentence* why) {
+  return model_create(kTensorRt, spec, model, why);
 }
 
 void model_free(unils_backend_model* model) { delete reinterpret_cast<GraphModel*>(model); }
@@ -365,10 +378,16 @@ unils_status run(const unils_backend_model* of_model, unils_backend_workspace* w
 
 }  // namespace
 
-const unils_backend kOnnxRuntimeBackend = {UNILS_BACKEND_VERSION, "onnxruntime",
+const unils_backend kOnnxRuntimeBackend = {UNILS_BACKEND_VERSION, kOnnxRuntime,
                                            0,  // hears rows
-                                           score, model_create, model_free, weight_bytes, states_create, states_free,
-                                           state_read, state_write, workspace_create, workspace_free, workspace_bytes,
-                                           reset, set_style, run, nullptr, nullptr};
+                                           score, create_on_onnx_runtime, model_free, weight_bytes, states_create,
+                                           states_free, state_read, state_write, workspace_create, workspace_free,
+                                           workspace_bytes, reset, set_style, run, nullptr, nullptr};
+
+const unils_backend kTensorRtBackend = {UNILS_BACKEND_VERSION, kTensorRt,
+                                        0,  // hears rows
+                                        score, create_on_tensorrt, model_free, weight_bytes, states_create, states_free,
+                                        state_read, state_write, workspace_create, workspace_free, workspace_bytes,
+                                        reset, set_style, run, nullptr, nullptr};
 
 }  // namespace unils
