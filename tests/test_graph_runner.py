@@ -116,9 +116,7 @@ def test_doctor_lists_the_devices_and_says_what_was_never_tried(
     devices = "onnxruntime, onnxruntime:cuda, onnxruntime:tensorrt"
     found = doctor._backend("onnxruntime", 1, "")
     assert found.ok
-    assert found.detail.startswith(
-        f"9.9, runs bundles that hold graphs: {devices}; cuda and tensorrt have never been"
-    )
+    assert found.detail.startswith(f"9.9, runs bundles that hold graphs: {devices}; cuda and tensorrt have never been")
     runtime.get_available_providers = lambda: [CPU]
     assert doctor._backend("onnxruntime", 1, "").detail.endswith("hold graphs: onnxruntime")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

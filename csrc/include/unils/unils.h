@@ -92,14 +92,14 @@ typedef struct unils_tensor_view {
 } unils_tensor_view;
 
 /* The family "published" is a set of ONNX graphs (docs/published.md), a bundle of family "stream" may hold its model as
- * graphs too (docs/onnx.md), and this library holds no engine for them: the
- * host plugs one in. The Python package does so with ONNX Runtime. Sampling, guidance, quantisation, windows and clocks
- * stay in the library, so every runner makes the same frames up to its rounding.
+ * graphs too (docs/onnx.md), and this library holds no engine for them: the host plugs one in. The Python package does so
+ * with ONNX Runtime. Sampling, guidance, quantisation, windows and clocks stay in the library, so every runner makes the
+ * same frames up to its rounding.
  * `context` and the table must live until unils_model_load returns; what `load` made, until `unload`. Models may run
  * graphs from several threads at once. Callbacks must not throw or call back into the model or its sessions. */
 typedef struct unils_graph {
-  const char* name; /* "audio_encoder", "prefill", "step", "codec_encode", "codec_decode"; of family "stream" "encode",
-                       "step" and "decode" */
+  const char* name; /* "audio_encoder", "prefill", "step", "codec_encode" and "codec_decode", or "encode", "step" and
+                     * "decode" of family "stream" */
   const char* path; /* of its .onnx file, whose SHA-256 has been checked; weights may lie in files beside it */
 } unils_graph;
 typedef struct unils_graph_runner {
