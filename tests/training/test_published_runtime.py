@@ -717,7 +717,7 @@ def test_backends_asked_for_by_name(small: Path, tiny_path: Path) -> None:
     assert unils.Model.load(small, backend="onnxruntime").info.backend == "onnxruntime"
     with pytest.raises(unils.BackendError, match="runs on onnxruntime, not on cpu"):
         unils.Model.load(small, backend="cpu")
-    with pytest.raises(unils.BackendError, match="runs bundles of family published only"):
+    with pytest.raises(unils.BackendError, match="holds no graphs; make them with unils export-onnx"):
         unils.Model.load(tiny_path, backend="onnxruntime")
 
 
