@@ -21,6 +21,7 @@ import torch
 import unils_sdk as unils
 from bundles import bundle_config, random_bundle, random_tensors, safetensors_bytes, write_bundle
 from conversation import assert_same_frames, voices
+from fake_tensorrt import pretend
 from test_native_parity import SMALL
 from unils_sdk.cli import main
 from unils_training.export.stream_graphs import GRAPHS, export_onnx
@@ -287,6 +288,29 @@ def test_a_graph_of_another_model_is_refused_before_it_runs(small: Path, odd: Pa
     (mixed / "model.json").write_text(json.dumps(info))
     with pytest.raises(unils.BackendError, match="graph step failed"):
         unils.animate(*voices(1).values(), model=unils.Model.load(mixed, "onnxruntime"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_runs_them_the_same_way(
+    small: Path, precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a stand-in for TensorRT, whose engines are the graphs as they were compiled."""
+    card = pretend(monkeypatch, tmp_path / "cache")
+    assert main(["compile", str(small), "--backend", "tensorrt", "--precision", precision, "--quiet"]) == 0
+    (step,) = next(plan["profiles"] for plan in card.built if "thresholds" in plan["profiles"][0])
+    assert step["past_rings"] == [[1, 2, 2 * 3 * 16 * (12 + 16)]] * 3
+    model = unils.Model.load(small, "tensorrt", precision=precision)
+    assert model.info.backend == "tensorrt"
+    own, other = voices(4).values()
+    made, expected = (
+        unils.animate(own, other, model=each, temperature=0).values for each in (model, unils.Model.load(small))
+    )
+    assert card.cuda.launches > 0
+    if precision == "fp32":
+        np.testing.assert_allclose(made, expected, atol=1e-4, rtol=0)
+    else:  # a bit that falls otherwise changes all frames behind it
+        np.testing.assert_allclose(made[:1], expected[:1], atol=0.05, rtol=0)
+        assert not np.array_equal(made, expected)
 
 
 # --- unils export-onnx
