@@ -17,6 +17,7 @@ BUNDLED_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models
 PRECISIONS = ("fp32", "fp16", "bf16")  # unils_precision
 TENSORRT = "tensorrt"
 """The backend whose graphs are not run by ONNX Runtime."""
+_MOST_JSON_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,18 @@ class Model:
 
 
 def _is_published(folder: str) -> bool:
-    """What cannot be read, the native library says better."""
+    """What cannot be read, the native library says better. Like it, this waits for no pipe and reads no endless file."""
     import json
+    import stat
 
+    path = os.path.join(folder, "model.json")
     try:
-        with open(os.path.join(folder, "model.json"), "rb") as file:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_JSON_BYTES:
+            return False
+        with open(path, "rb") as file:
             return bool(json.load(file)["family"] == "published")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
