@@ -26,12 +26,13 @@ float float_of(int64_t rank) {
 
 // The largest logit that is not one.
 float threshold_of(float temperature, float top_p, float u) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kLargest = std::numeric_limits<float>::max();
   // At minus infinity a bit is never one, at infinity always. Beyond rounding the answer is known, so look around it.
   const double p = std::max(1.0 - double{top_p}, std::min(double{u}, double{top_p}));
-  const double guess = temperature * (std::log(p) - std::log1p(-p));
+  const double log_odds = temperature * (std::log(p) - std::log1p(-p));
+  const auto guess = static_cast<float>(std::clamp(log_odds, double{-kLargest}, double{kLargest}));
   int64_t no = rank_of(-kInfinity), yes = rank_of(kInfinity);
-  const int64_t middle = std::clamp(rank_of(static_cast<float>(guess)), no + 1, yes - 1);
+  const int64_t middle = rank_of(guess);
   if (is_one(float_of(middle), temperature, top_p, u)) {
     yes = middle;
     for (int64_t step = 1; yes - step > no; step *= 2) {

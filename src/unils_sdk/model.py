@@ -130,7 +130,7 @@ class Model:
 
 
 def _is_published(folder: str) -> bool:
-    """What cannot be read, the native library says better. Like it, this waits for no pipe and reads no endless file."""
+    """What cannot be read, the native library says better; like it, this waits for no pipe."""
     import json
     import stat
 
