@@ -330,7 +330,7 @@ def test_what_tensorrt_refuses_is_told_in_its_words(
 @pytest.mark.usefixtures("card")
 def test_bundles_that_cannot_be_compiled_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases: dict[str, tuple[dict[str, Any], str]] = {
-        "bare": ({"graphs": {}}, "holds no graphs; make them with unils export-onnx"),
+        "bare": ({"graphs": {}}, "holds no graphs; -o OUT names a folder to write it to with graphs"),
         "int8": ({"precision": "int8"}, "import it with --precision fp32"),
         "vague": ({"graphs": {"one": {"file": "one.onnx"}}}, "does not describe its graphs"),
         "outside": (
@@ -348,6 +348,11 @@ def test_bundles_that_cannot_be_compiled_are_refused(tmp_path: Path, capsys: pyt
         printed = capsys.readouterr().err.strip()
         assert printed.startswith("unils: error:"), printed
         assert sentence in printed
+    folder = write_bundle(tmp_path / "whole")
+    assert unils_main(["compile", str(folder), "--backend", "tensorrt", "-o", str(tmp_path / "out")]) == 1
+    assert "holds graphs already" in capsys.readouterr().err
+    with pytest.raises(unils.BundleError, match="holds no graphs; make them with unils export-onnx"):
+        build(tmp_path / "bare")
     assert unils_main(["compile", str(tmp_path / "nowhere"), "--backend", "tensorrt"]) == 1
     assert "cannot read" in capsys.readouterr().err
     folder = write_bundle(tmp_path / "changed")

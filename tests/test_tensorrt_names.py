@@ -14,6 +14,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -79,8 +80,8 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     needed = sorted({name.decode() for name in re.findall(rb"libnv[a-z_]+\.so\.\d+", binary)})
     assert len(needed) == 3, needed
     for name in needed:
-        command = ["cc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name), str(folder / "nothing.c")]
-        subprocess.run(command, check=True)
+        build = [os.environ.get("CC", "cc"), "-shared", "-fPIC", f"-Wl,-soname,{name}"]
+        subprocess.run([*build, "-o", str(folder / name), str(folder / "nothing.c")], check=True)
     libraries = [str(folder / name) for name in needed]
     done = subprocess.run([sys.executable, "-c", DESCRIBE, *libraries], capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

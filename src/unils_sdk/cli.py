@@ -96,7 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     graphs.set_defaults(run=_export_onnx)
 
     compiler = commands.add_parser("compile", help="build the engines that a backend runs a bundle with, on this card")
-    compiler.add_argument("bundle", metavar="BUNDLE", help="a bundle with graphs")
+    compiler.add_argument("bundle", metavar="BUNDLE", nargs="?", help="its folder; the bundled model by default")
+    compiler.add_argument(
+        *("-o", "--output"), metavar="OUT", help="write the bundle here with graphs first, if it is a stream without"
+    )
     compiler.add_argument("--backend", choices=("tensorrt",), required=True, help="what for")
     _add_precision(compiler)
     compiler.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -262,10 +265,31 @@ def _export_onnx(options: argparse.Namespace) -> None:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    engines = _make_engines(options.bundle, options.precision, options.quiet)
+    engines = _make_engines(_with_graphs(options), options.precision, options.quiet)
     print_table(
         [(engine.graph, f"{engine.bytes / 1e6:.1f} MB, {_origin(engine.seconds)}, {engine.path}") for engine in engines]
     )
+
+
+def _with_graphs(options: argparse.Namespace) -> str:
+    """The bundle, or the copy of it that has the graphs which it lacks."""
+    from unils_sdk.model import BUNDLED_MODEL
+    from unils_sdk.tensorrt import libraries
+    from unils_sdk.tensorrt.bundle_graphs import BundleGraphs
+
+    bundle: str = options.bundle or BUNDLED_MODEL
+    if BundleGraphs.read(bundle).graphs:
+        if options.output:
+            raise InvalidArgumentError(
+                f"{bundle} holds graphs already, so nothing would be written to {options.output}"
+            )
+        return bundle
+    if not options.output:
+        raise InvalidArgumentError(f"{bundle} holds no graphs; -o OUT names a folder to write it to with graphs")
+    libraries.find()  # before PyTorch is asked for
+    options.bundle = bundle
+    _export_onnx(options)
+    return str(options.output)
 
 
 def _origin(seconds: float | None) -> str:

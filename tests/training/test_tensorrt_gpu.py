@@ -13,6 +13,7 @@ import pytest
 from published_models import SCALES, WINDOW_FRAMES, published_bundle, voices
 
 import unils_sdk as unils
+from unils_sdk.cli import main as unils_main
 from unils_sdk.graph_runner import OnnxRunner
 from unils_sdk.tensorrt import libraries
 from unils_sdk.tensorrt.bundle_graphs import BundleGraphs
@@ -105,6 +106,15 @@ def test_a_conversation_looks_as_with_onnxruntime(bundle: Path, options: dict[st
     found, wanted = (frames(bundle, backend, **options) for backend in ("tensorrt", "onnxruntime"))
     assert found.shape == wanted.shape
     # A logit that is all but 0 may fall on either side; that moves some frames, not a conversation.
+    assert np.median(np.abs(found - wanted)) < 1e-4
+    assert np.mean(np.abs(found - wanted).max(axis=-1) < 1e-2) > 0.9
+
+
+def test_a_stream_looks_as_on_the_cpu(tmp_path: Path) -> None:
+    folder = tmp_path / "graphs"
+    assert unils_main(["compile", "--backend", "tensorrt", "-o", str(folder), "--quiet"]) == 0
+    found, wanted = (frames(folder, backend) for backend in ("tensorrt", "cpu"))
+    assert found.shape == wanted.shape
     assert np.median(np.abs(found - wanted)) < 1e-4
     assert np.mean(np.abs(found - wanted).max(axis=-1) < 1e-2) > 0.9
 
