@@ -256,6 +256,20 @@ def test_one_line_says_why_an_engine_is_built_again(tmp_path: Path, card: Tensor
     assert len(card.built) == 5
 
 
+def test_an_engine_that_tensorrt_itself_cannot_read_is_built_again(tmp_path: Path, card: TensorRt) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    build(folder)
+    card.fail_at = "deserialize"
+    with pytest.raises(unils.BackendError, match="TensorRT cannot read the engine of graph one: Serialization"):
+        run(folder, "one", np.zeros((1, 6), np.float32))
+    assert not card.cuda.allocated
+    _, said = build(folder)
+    why = "the engine in the cache is built again: TensorRT cannot read it: Serialization assertion"
+    assert [line.startswith(f"{name}: {why}") for name, line in zip(("one", "two"), said, strict=True)] == [True, True]
+    card.fail_at = ""
+    assert build(folder)[1] == []
+
+
 def test_what_was_learnt_about_kernels_serves_the_next_build(tmp_path: Path, card: TensorRt) -> None:
     build(write_bundle(tmp_path / "bundle"))
     assert [plan["timing_given"] for plan in card.built] == [b"", card.timing]

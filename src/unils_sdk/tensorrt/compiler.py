@@ -75,8 +75,11 @@ def compile_bundle(
         for graph in bundle.graphs:
             key = engine_key(bundle, graph, checked, found)
             try:
-                if cache.read(key) is None:
+                engine = cache.read(key)
+                if engine is None:
                     missing.append(graph)
+                else:
+                    _try(found.trt, engine)
             except Rejected as why:
                 say(f"{graph.name}: the engine in the cache is built again: {why}")
                 missing.append(graph)
@@ -88,6 +91,13 @@ def compile_bundle(
         }
     paths = {graph.name: cache.path(engine_key(bundle, graph, checked, found)) for graph in bundle.graphs}
     return [Engine(name, path, path.stat().st_size, seconds.get(name)) for name, path in paths.items()]
+
+
+def _try(trt: Any, engine: bytes) -> None:
+    """`Rejected` where TensorRT itself cannot read a whole engine: of a build that calls itself by the same version."""
+    log = make_log(trt)
+    if trt.Runtime(log).deserialize_cuda_engine(engine) is None:
+        raise Rejected(f"TensorRT cannot read it: {_sentence(log.errors)}")
 
 
 def check_precision(bundle: BundleGraphs, precision: str) -> Precision:
