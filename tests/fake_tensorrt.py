@@ -35,6 +35,15 @@ def pretend(monkeypatch: pytest.MonkeyPatch, cache: Path) -> TensorRt:
     return trt
 
 
+# The operators of our graphs, all of which are read as docs/operators.md of github.com/onnx/onnx-tensorrt has it.
+OPERATORS = (
+    "Add Cast Concat Constant Conv Div Equal Erf Expand Gather GatherElements Gelu Gemm Greater Identity "
+    "LayerNormalization LeakyRelu MatMul Mod Mul ReduceSum Reshape Shape Slice Softmax Split Sqrt Squeeze Sub Tanh "
+    "Transpose Unsqueeze Where"
+)
+# Of TensorRT 10.0; later ones read more.
+OPSETS = range(9, 21)
+
 _DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
 
 
@@ -311,7 +320,13 @@ class Parser:
             self.network.onnx = file.read()
         import onnx
 
-        graph = onnx.load_model_from_string(self.network.onnx).graph
+        model = onnx.load_model_from_string(self.network.onnx)
+        graph = model.graph
+        assert all(item.domain == "" and item.version in OPSETS for item in model.opset_import)
+        assert {node.op_type for node in graph.node} <= set(OPERATORS.split())
+        constants = {item.name for item in graph.initializer}
+        constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+        assert all(node.input[1] in constants for node in graph.node if node.op_type == "ReduceSum")
         self.network.inputs = [types.SimpleNamespace(name=port.name) for port in graph.input]
         self.network.num_inputs = len(graph.input)
         self.network.get_input = self.network.inputs.__getitem__
