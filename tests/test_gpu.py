@@ -1,5 +1,5 @@
-"""Backend `cuda` through Python on a real card. What does not need one is tested on a device that the host plays
-(tests/cpp/test_cuda_backend.cpp)."""
+"""Backend `cuda` through Python on a card. Where there is none, tests/test_cuda_on_host.py runs these tests on a device
+that the host plays."""
 
 from __future__ import annotations
 
@@ -81,14 +81,21 @@ def test_sessions_of_a_pool_make_the_frames_that_they_make_alone(on_card: unils.
 
 
 def test_frames_can_stay_on_the_card(on_card: unils.Model) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is in the [training] extra")
     session = unils.Session(on_card)
     for track, samples in voices(1.0).items():
         session.push_audio(samples, track)
     frames = session.pull_frames(device="cuda")
+    assert frames.values.shape == (len(frames), len(on_card.info.channels))
+    assert frames.values.rows(2, 5).shape == (3, len(on_card.info.channels))
+    assert frames.values.__dlpack_device__() == (2, 0)  # CUDA, the first card
+    assert '"dltensor"' in repr(frames.values.__dlpack__(stream=None))
+
+    torch = pytest.importorskip("torch", reason="PyTorch is in the [training] extra")
+    if not torch.cuda.is_available():  # a build for the processor alone: who runs this has seen the rest
+        return
     values = torch.from_dlpack(frames.values)
     assert values.device.type == "cuda"
-    assert values.shape[1] == len(on_card.info.channels)
+    assert values.shape == frames.values.shape
     assert bool(torch.isfinite(values).all())
 
 

@@ -1,7 +1,6 @@
 """Every stage of the native engine against the PyTorch model, from the same log-mel rows.
 
-The engine is run by `tests/cpp/run_engine.cpp`, built on demand with CMake; `UNILS_CPP_BUILD` names a configured build
-folder to use instead of a fresh one.
+The engine is run by `tests/cpp/run_engine.cpp`, built on demand.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import dataclasses
 import functools
 import os
 import platform
-import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ torch = pytest.importorskip("torch", reason="PyTorch is in the [training] extra"
 from unils_training.models.layers import rope_table  # noqa: E402
 from unils_training.models.stream.model import Sampling, StreamModel  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
 LEVELS = ("ref", "avx2", "avx512") if platform.machine() in ("x86_64", "AMD64") else ("ref", "neon")
 Array = npt.NDArray[np.float32]
 
@@ -104,18 +102,9 @@ class Made:
 
 
 @pytest.fixture(scope="session")
-def run_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_engine(native_target: Callable[[str], Path]) -> Path:
     """The test program, built."""
-    if shutil.which("cmake") is None:
-        pytest.skip("cmake is not installed")
-    build = Path(os.environ.get("UNILS_CPP_BUILD") or tmp_path_factory.mktemp("build"))
-    commands = [["cmake", "--build", str(build), "--target", "run_engine", "--parallel", "2"]]
-    if not (build / "CMakeCache.txt").exists():
-        commands.insert(0, ["cmake", "-S", str(ROOT), "-B", str(build), "-DUNILS_BUILD_TESTS=ON", "-DUNILS_CUDA=OFF"])
-    for command in commands:
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return next(build.rglob("run_engine"))
+    return native_target("run_engine")
 
 
 @pytest.fixture(scope="session")
