@@ -78,14 +78,12 @@ python_build() {
 
 cuda_tests() {  # runs each of them, behind a command if one is given; one that found no GPU to test has failed
   local name status=0
-  for name in kernels backend; do
-    echo "--- test_cuda_${name}_on_gpu"
-    "$@" "$work/native/tests/cpp/test_cuda_${name}_on_gpu" 2>&1 | tee "$work/test.log"
+  for name in kernels_on_gpu backend_on_gpu sessions; do
+    echo "--- test_cuda_$name"
+    "$@" "$work/native/tests/cpp/test_cuda_$name" "$UNILS_CUDA_PLUGIN" 2>&1 | tee "$work/test.log"
     ((PIPESTATUS[0] == 0)) || status=1
     if grep -q '^skipped' "$work/test.log"; then status=1; fi
   done
-  echo "--- test_cuda_sessions"
-  "$@" "$work/native/tests/cpp/test_cuda_sessions" "$work/native/csrc/libunils_cuda.so" || status=1
   return $status
 }
 

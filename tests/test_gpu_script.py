@@ -32,7 +32,7 @@ class Machine:
         self.program(self.programs / "nvidia-smi", script)
 
     def tests(self, name: str, script: str) -> None:
-        self.program(self.work / "native" / "tests" / "cpp" / f"test_cuda_{name}_on_gpu", script)
+        self.program(self.work / "native" / "tests" / "cpp" / f"test_cuda_{name}", script)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": str(self.programs), "UNILS_GPU_WORK": str(self.work)}
@@ -56,8 +56,9 @@ def test_without_a_card_it_says_so(machine: Machine) -> None:
 
 def test_a_part_whose_tool_or_build_is_missing_is_left_out_with_a_sentence(machine: Machine) -> None:
     machine.card()
-    machine.tests("kernels", "echo checked")
-    machine.tests("backend", "echo checked")
+    machine.tests("kernels_on_gpu", "echo checked")
+    machine.tests("backend_on_gpu", "echo checked")
+    machine.tests("sessions", "[[ $1 == */libunils_cuda.so ]] && echo checked")
     done = machine.run("--parts", "tests sanitizers pytest bench")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split(",")[0] for line in machine.summary()] == [
@@ -66,13 +67,14 @@ def test_a_part_whose_tool_or_build_is_missing_is_left_out_with_a_sentence(machi
         "pytest: left out: a build is missing: --parts build",
         "bench: left out: a build is missing: --parts build",
     ]
-    assert (machine.out / "tests.log").read_text().count("checked") == 2
+    assert (machine.out / "tests.log").read_text().count("checked") == 3
 
 
 def test_a_failure_anywhere_is_an_exit_code_and_the_rest_goes_on(machine: Machine) -> None:
     machine.card()
-    machine.tests("kernels", '[[ ! $SANITIZED == racecheck ]] || exit 86; echo "small: $UNILS_TEST_SMALL"')
-    machine.tests("backend", "true")
+    machine.tests("kernels_on_gpu", '[[ ! $SANITIZED == racecheck ]] || exit 86; echo "small: $UNILS_TEST_SMALL"')
+    machine.tests("backend_on_gpu", "true")
+    machine.tests("sessions", "true")
     machine.program(machine.programs / "compute-sanitizer", 'export SANITIZED=$2; shift 4; exec "$@"')
     done = machine.run("--parts", "tests sanitizers")
     assert done.returncode == 1
@@ -89,16 +91,18 @@ def test_a_failure_anywhere_is_an_exit_code_and_the_rest_goes_on(machine: Machin
 
 def test_a_test_that_found_no_gpu_has_failed(machine: Machine) -> None:
     machine.card()
-    machine.tests("kernels", "echo 'skipped: no NVIDIA GPU can be used'")
-    machine.tests("backend", "true")
+    machine.tests("kernels_on_gpu", "echo 'skipped: no NVIDIA GPU can be used'")
+    machine.tests("backend_on_gpu", "true")
+    machine.tests("sessions", "true")
     assert machine.run("--parts", "tests").returncode == 1
     assert machine.summary()[0].startswith("tests: FAILED")
 
 
 def test_no_part_runs_beyond_the_budget(machine: Machine) -> None:
     machine.card()
-    machine.tests("kernels", "sleep 60")
-    machine.tests("backend", "true")
+    machine.tests("kernels_on_gpu", "sleep 60")
+    machine.tests("backend_on_gpu", "true")
+    machine.tests("sessions", "true")
     machine.program(machine.programs / "sleep", "exec /bin/sleep 60")
     machine.program(machine.programs / "compute-sanitizer", "exit 1")
     done = machine.run("--parts", "tests sanitizers", "--budget", "7")
