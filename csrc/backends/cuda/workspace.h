@@ -23,7 +23,7 @@ class Workspace {
   Status write_null_style(void* state);
 
  private:
-  // What a call tells the device, and where it lies in the block of a bucket: pointers to the device's copy.
+  // What a call tells the device, where it lies in the block of a bucket: pinned, or on the device.
   struct Call {
     RowRange *row_tracks[2], *rows, *steps, *step_rows;  // rows of a track, all, steps, and rows of those
     Place* row_places;
@@ -55,7 +55,7 @@ class Workspace {
   Work lay_out_work(char* base) const;
   Call lay_out_call(char* base, int32_t sessions, size_t* bytes) const;
   Status capture(Bucket* bucket, bool of_rows, GraphExec* executable);
-  Bucket& bucket_for(int32_t row_count, int32_t step_count);
+  Bucket& bucket_for(int32_t row_count, int32_t step_count);  // the smallest
   void fill_rows(const Call& call, const unils_row_request* rows, int32_t count) const;
   void fill_steps(const Call& call, const unils_step_request* steps, int32_t count) const;
   Status enqueue_call(Bucket& bucket, int32_t row_count, int32_t step_count, bool logits);

@@ -7,8 +7,6 @@
 //
 // All of them add up the products of a chunk of kChunk inputs first, and then the chunks, in their order: the same sums
 // whichever kernel a batch gets.
-#include <vector>
-
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/device.h"
 
@@ -101,6 +99,9 @@ __global__ void __launch_bounds__(kFewThreads) linear_few_kernel(LinearCall call
 
 constexpr int kTileThreads = 256, kTileOutputs = kLinearOutputs, kThreadOutputs = 4;
 
+// Rows of a thread where there are many, and where there are too few of those tiles to fill a device.
+constexpr int kMany = 4, kSome = 2;
+
 template <int kThreadRows>
 __global__ void __launch_bounds__(kTileThreads, 2) linear_tile_kernel(LinearCall call) {
   constexpr int kRows = kTileThreads / (kTileOutputs / kThreadOutputs) * kThreadRows;
@@ -117,17 +118,33 @@ __global__ void __launch_bounds__(kTileThreads, 2) linear_tile_kernel(LinearCall
   const int own_output = thread_index() % (kTileOutputs / kThreadOutputs) * kThreadOutputs;
   const int own_row = thread_index() / (kTileOutputs / kThreadOutputs) * kThreadRows;
   const float* weights = static_cast<const float*>(call.linear.weight) + outputs;
+  // A chunk is on its way to registers while the one before it is added up. A thread brings one input of every eighth
+  // row, and four weights of every sixteenth input.
+  constexpr int kInputLoads = kRows / 8, kWeightLoads = kChunk / 16;
+  const int load_k = warp_index() % 4 * 8 + lane_index() % 8, load_row = warp_index() / 4 * 4 + lane_index() / 8;
+  const int load_w = thread_index() / 16, load_output = thread_index() % 16 * 4;
+  float next_x[kInputLoads];
+  float4 next_w[kWeightLoads];
+  const auto load = [&](int begin) {
+#pragma unroll
+    for (int j = 0; j < kInputLoads; ++j) next_x[j] = input_at(call, rows, moments, load_row + 8 * j, begin + load_k);
+#pragma unroll
+    for (int j = 0; j < kWeightLoads; ++j) {
+      next_w[j] = *reinterpret_cast<const float4*>(&weights[(begin + load_w + 16 * j) * padded_out + load_output]);
+    }
+  };
+  const auto store = [&] {
+#pragma unroll
+    for (int j = 0; j < kInputLoads; ++j) x[load_k][load_row + 8 * j] = next_x[j];
+#pragma unroll
+    for (int j = 0; j < kWeightLoads; ++j) *reinterpret_cast<float4*>(&w[load_w + 16 * j][load_output]) = next_w[j];
+  };
   float total[kThreadRows][kThreadOutputs] = {};
+  load(0);
   for (int begin = 0; begin < padded_in; begin += kChunk) {
-    for (int i = warp_index(); i < kChunk / 8 * (kRows / 4); i += kTileThreads / kWarp) {
-      const int k = i % (kChunk / 8) * 8 + lane_index() % 8, r = i / (kChunk / 8) * 4 + lane_index() / 8;
-      x[k][r] = input_at(call, rows, moments, r, begin + k);
-    }
-    for (int i = thread_index(); i < kChunk * kTileOutputs / 4; i += kTileThreads) {
-      const int k = i / (kTileOutputs / 4), o = i % (kTileOutputs / 4) * 4;
-      *reinterpret_cast<float4*>(&w[k][o]) = *reinterpret_cast<const float4*>(&weights[(begin + k) * padded_out + o]);
-    }
+    store();
     __syncthreads();
+    if (begin + kChunk < padded_in) load(begin + kChunk);
     float sum[kThreadRows][kThreadOutputs] = {};
 #pragma unroll 4
     for (int k = 0; k < kChunk; ++k) {
@@ -158,7 +175,7 @@ constexpr int kMmaThreads = 128, kMmaRows = 8, kMmaSide = 16;
 
 // kTiles x 8 rows by 64 outputs a block, 16 outputs a warp. kStage: inputs in shared memory at a time.
 template <int kTiles, int kStage, bool kBf16>
-__global__ void __launch_bounds__(kMmaThreads) linear_mma_kernel(LinearCall call) {
+__global__ void __launch_bounds__(kMmaThreads, 4) linear_mma_kernel(LinearCall call) {
   constexpr int kRows = kTiles * kMmaRows, kPairs = kStage / 2;
   __shared__ uint32_t x[kRows][kPairs + 4];  // padded so that the 8 rows of a fragment lie in different banks
   __shared__ Moments moments[kRows];
@@ -171,13 +188,25 @@ __global__ void __launch_bounds__(kMmaThreads) linear_mma_kernel(LinearCall call
   const int group = lane_index() / 4, in_group = lane_index() % 4;
   const uint4* weights = static_cast<const uint4*>(call.linear.weight) +
                          int64_t{outputs / kMmaSide} * (padded_in / kMmaSide) * kWarp + lane_index();
-  float total[kTiles][4] = {};
-  for (int begin = 0; begin < padded_in; begin += kStage) {
-    for (int i = thread_index(); i < kRows * kPairs; i += kMmaThreads) {
-      const int r = i / kPairs, k = begin + i % kPairs * 2;
-      x[r][i % kPairs] = pack_pair(input_at(call, rows, moments, r, k), input_at(call, rows, moments, r, k + 1), kBf16);
+  // As in the tiles above: a thread brings one pair of inputs of every kStep-th row.
+  constexpr int kStep = kMmaThreads / kPairs, kLoads = kRows / kStep;
+  const int load_pair = thread_index() % kPairs, load_row = thread_index() / kPairs;
+  float next[kLoads][2];
+  const auto load = [&](int begin) {
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      for (int i = 0; i < 2; ++i) {
+        next[j][i] = input_at(call, rows, moments, load_row + kStep * j, begin + 2 * load_pair + i);
+      }
     }
+  };
+  float total[kTiles][4] = {};
+  load(0);
+  for (int begin = 0; begin < padded_in; begin += kStage) {
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) x[load_row + kStep * j][load_pair] = pack_pair(next[j][0], next[j][1], kBf16);
     __syncthreads();
+    if (begin + kStage < padded_in) load(begin + kStage);
 #pragma unroll
     for (int chunk = 0; chunk < kStage / kChunk; ++chunk) {
       if (begin + chunk * kChunk >= padded_in) break;
@@ -250,9 +279,9 @@ void linear(const LinearCall& call, LinearKernel kernel, cudaStream_t stream) {
       case LinearKernel::kFewRows:
         return launch_linear(linear_few_kernel, call, kFewRows, kWarp, kFewThreads, stream);
       case LinearKernel::kSomeRows:
-        return launch_linear(linear_tile_kernel<2>, call, 32, kTileOutputs, kTileThreads, stream);
+        return launch_linear(linear_tile_kernel<kSome>, call, 16 * kSome, kTileOutputs, kTileThreads, stream);
       case LinearKernel::kManyRows:
-        return launch_linear(linear_tile_kernel<8>, call, 128, kTileOutputs, kTileThreads, stream);
+        return launch_linear(linear_tile_kernel<kMany>, call, 16 * kMany, kTileOutputs, kTileThreads, stream);
     }
   }
   const bool bf16 = call.linear.element == Element::kBf16;
@@ -260,15 +289,19 @@ void linear(const LinearCall& call, LinearKernel kernel, cudaStream_t stream) {
     launch_linear(bf16 ? linear_mma_kernel<1, 256, true> : linear_mma_kernel<1, 256, false>, call, kMmaRows,
                   kLinearOutputs, kMmaThreads, stream);
   } else {
-    launch_linear(bf16 ? linear_mma_kernel<8, 64, true> : linear_mma_kernel<8, 64, false>, call, 8 * kMmaRows,
+    launch_linear(bf16 ? linear_mma_kernel<8, 32, true> : linear_mma_kernel<8, 32, false>, call, 8 * kMmaRows,
                   kLinearOutputs, kMmaThreads, stream);
   }
 }
 
+// By size alone; which it is changes no value.
 void linear(const LinearCall& call, cudaStream_t stream) {
-  linear(call, call.max_rows <= 16 ? LinearKernel::kFewRows
-               : call.max_rows <= 4096 ? LinearKernel::kSomeRows
-                                       : LinearKernel::kManyRows,
+  // The kernel for few rows reads the weights once for every kFewRows of them: from the L2 cache, as long as that is little.
+  constexpr int64_t kLittle = int64_t{32} << 20;
+  const LinearShape shape = {call.linear.in, call.linear.out};
+  const int64_t read = shape.weight_bytes(Element::kFloat32) * ((call.max_rows + kFewRows - 1) / kFewRows);
+  const bool few = call.max_rows <= 16 || (call.linear.element == Element::kFloat32 && read <= kLittle);
+  linear(call, few ? LinearKernel::kFewRows : call.max_rows <= 4096 ? LinearKernel::kSomeRows : LinearKernel::kManyRows,
          stream);
 }
 
