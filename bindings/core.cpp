@@ -472,28 +472,31 @@ class Pool {
   // A chunk for each of some sessions: samples (sessions, n). Returns samples taken (sessions,), and of the first push
   // that failed its index, status and message, or -1; the others were made all the same.
   template <typename T>
-  static py::tuple push_audio(const std::vector<const Session*>& sessions, int track, const ContiguousArray<T>& samples,
-                              int32_t sample_rate) {
+  py::tuple push_audio(const std::vector<const Session*>& sessions, int track, const ContiguousArray<T>& samples,
+                       int32_t sample_rate) {
     constexpr unils_sample_format format = std::is_same_v<T, int16_t> ? UNILS_INT16 : UNILS_FLOAT32;
-    std::vector<std::shared_ptr<unils_session>> open;
-    for (const Session* session : sessions) open.push_back(session->open());
-    ContiguousArray<int64_t> taken(static_cast<py::ssize_t>(open.size()));
-    int64_t* each = taken.mutable_data();
+    const auto pool = open();
+    std::vector<std::shared_ptr<unils_session>> held;
+    std::vector<unils_session*> handles;
+    for (const Session* session : sessions) {
+      held.push_back(session->open());
+      handles.push_back(held.back().get());
+    }
+    ContiguousArray<int64_t> taken(static_cast<py::ssize_t>(handles.size()));
+    int64_t* each_taken = taken.mutable_data();
     const T* data = samples.data();
-    const int64_t count = samples.shape(1);
-    int64_t failed = -1;
+    const int64_t each = samples.shape(1);
+    int32_t failed = -1;
     unils_status status = UNILS_OK;
     std::string message;
-    run([&] {
-      for (size_t i = 0; i < open.size(); ++i) {
-        const unils_status pushed =
-            unils_session_push_audio(open[i].get(), static_cast<unils_track>(track),
-                                     data + static_cast<int64_t>(i) * count, format, count, sample_rate, each + i);
-        if (pushed == UNILS_OK || failed >= 0) continue;
-        failed = static_cast<int64_t>(i), status = pushed, message = unils_last_error();
-      }
-      return UNILS_OK;
-    });
+    if (!handles.empty()) {
+      const py::gil_scoped_release release;
+      status = unils_pool_push_audio(pool.get(), handles.data(), static_cast<int32_t>(handles.size()),
+                                     static_cast<unils_track>(track), data, format, each, sample_rate, each_taken,
+                                     &failed);
+      if (status != UNILS_OK) message = unils_last_error();
+    }
+    if (status != UNILS_OK && failed < 0) raise(status, message);
     return py::make_tuple(taken, failed, static_cast<int>(status), message);
   }
 
@@ -600,10 +603,10 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Pool>(m, "Pool")
       .def(py::init<const Model&, int32_t>(), "model"_a, "max_sessions"_a)
       .def("session", &Pool::session, "options"_a)
-      .def_static("push_audio", &Pool::push_audio<int16_t>, "sessions"_a, "track"_a, py::arg("samples").noconvert(),
-                  "sample_rate"_a)
-      .def_static("push_audio", &Pool::push_audio<float>, "sessions"_a, "track"_a, py::arg("samples").noconvert(),
-                  "sample_rate"_a)
+      .def("push_audio", &Pool::push_audio<int16_t>, "sessions"_a, "track"_a, py::arg("samples").noconvert(),
+           "sample_rate"_a)
+      .def("push_audio", &Pool::push_audio<float>, "sessions"_a, "track"_a, py::arg("samples").noconvert(),
+           "sample_rate"_a)
       .def("pull", &Pool::pull, "max_frames"_a)
       .def("stats", &Pool::stats)
       .def("close", &Pool::close);

@@ -373,6 +373,32 @@ unils_status unils_pool_session(unils_pool* pool, const unils_session_options* o
   });
 }
 
+unils_status unils_pool_push_audio(unils_pool* pool, unils_session* const* sessions, int32_t count, unils_track track,
+                                   const void* samples, unils_sample_format format, int64_t each, int32_t sample_rate,
+                                   int64_t* taken, int32_t* failed) {
+  const int track_number = unils::int_of(track);
+  const int format_number = unils::int_of(format);
+  return run([&]() -> Status {
+    int first = -1;
+    if (failed != nullptr) *failed = first;
+    UNILS_REQUIRE(pool);
+    UNILS_REQUIRE(sessions);
+    UNILS_REQUIRE(taken);
+    if (count < 0) return error(UNILS_ERROR_INVALID_ARGUMENT, "count is negative (%d)", count);
+    for (int32_t i = 0; i < count; ++i) {
+      if (sessions[i] != nullptr && sessions[i]->pool == pool->pool.get()) continue;
+      return error(UNILS_ERROR_INVALID_ARGUMENT, "sessions[%d] is not a session of this pool", i);
+    }
+    const auto at = [](const void* all, int i) -> unils::Session& {
+      return *static_cast<unils_session* const*>(all)[i]->session;
+    };
+    Status status = pool->pool->push_audio(sessions, at, count, track_number, samples, format_number, each, sample_rate,
+                                           taken, &first);
+    if (failed != nullptr) *failed = first;
+    return status;
+  });
+}
+
 unils_status unils_pool_pull(unils_pool* pool, const unils_pool_frames* frames, int64_t capacity, int64_t* count) {
   return run([&]() -> Status {
     UNILS_REQUIRE(count);

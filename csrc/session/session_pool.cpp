@@ -193,6 +193,29 @@ void SessionPool::end_round(const unils_frames& frames, int64_t* ids, int64_t* c
   }
 }
 
+Status SessionPool::push_audio(const void* sessions, SessionAt at, int count, int track, const void* samples, int format,
+                               int64_t each, int sample_rate, int64_t* taken, int* failed) {
+  *failed = -1;
+  std::fill(taken, taken + count, int64_t{0});
+  if (each < 0 || (samples == nullptr && each > 0 && count > 0)) {
+    return error(UNILS_ERROR_INVALID_ARGUMENT, "samples is NULL or each is negative (%lld)", static_cast<long long>(each));
+  }
+  const auto* bytes = static_cast<const char*>(samples);
+  const int64_t chunk = each * static_cast<int64_t>(format == UNILS_INT16 ? sizeof(int16_t) : sizeof(float));
+  std::mutex mutex;  // of what follows
+  Status first;
+  for_each(count, [&](size_t i, size_t) {
+    const int number = static_cast<int>(i);
+    Status status = at(sessions, number).push_audio(track, bytes + number * chunk, format, each, sample_rate, &taken[i]);
+    if (status.ok()) return;
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (*failed >= 0 && *failed < number) return;
+    *failed = number;
+    first = std::move(status);
+  });
+  return first;
+}
+
 Status SessionPool::pull(const unils_frames& frames, int64_t* ids, int64_t capacity, int64_t* count) {
   *count = 0;
   if (capacity < 0 || (capacity > 0 && (frames.values == nullptr || ids == nullptr))) {

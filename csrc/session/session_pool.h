@@ -33,6 +33,13 @@ class SessionPool {
   void close(int place);
   Session& session(int place) { return *places_[static_cast<size_t>(place)].session; }
 
+  // A push of one track for each of `count` sessions, shared among the pool's threads: samples (count, each); at: the
+  // i-th of `sessions`. taken: (count). Where one fails the others are made; the status is that of the first that failed,
+  // whose index is *failed, else -1.
+  using SessionAt = Session& (*)(const void* sessions, int i);
+  Status push_audio(const void* sessions, SessionAt at, int count, int track, const void* samples, int format,
+                    int64_t each, int sample_rate, int64_t* taken, int* failed);
+
   // Makes frames in rounds: in each, every session that can make one makes one, in one batch, until none can or `capacity`
   // frames are out; the next pull begins where this one ended. ids: (capacity), whose frame it is. Those of one session
   // are in their order and of one generation. A session that fails is left out of the rest of the pull, and the failure

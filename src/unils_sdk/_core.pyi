@@ -64,8 +64,8 @@ class Session:
 class Pool:
     def __init__(self, model: Model, max_sessions: int) -> None: ...
     def session(self, options: SessionOptions) -> Session: ...
-    @staticmethod
     def push_audio(
+        self,
         sessions: list[Session],
         track: int,
         samples: npt.NDArray[np.int16] | npt.NDArray[np.float32],

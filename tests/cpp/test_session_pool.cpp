@@ -257,6 +257,70 @@ void test_pushing_opening_and_closing_beside_a_pull() {
   CHECK(pool->sessions() == 0);
 }
 
+void test_pushes_for_many_beside_pulls_are_pushes_for_each() {
+  const std::shared_ptr<const Model> model = load(3);
+  const auto channels = static_cast<int>(model->config().channels.size());
+  std::unique_ptr<SessionPool> pool;
+  constexpr int kSessions = 21, kHops = 24;
+  CHECK_OK(SessionPool::create(model, kSessions, &pool));
+  std::vector<Twin> twins(kSessions);
+  std::vector<Session*> sessions;
+  for (size_t i = 0; i < kSessions; ++i) {
+    const unils_session_options options = options_of(*model, i);
+    twins[i].audio = speech_like(kHop * kHops, static_cast<unsigned>(i));
+    CHECK_OK(pool->open(options, &twins[i].place, &twins[i].id));
+    SessionSpec spec;
+    CHECK_OK(SessionSpec::from_model(model, &spec));
+    CHECK_OK(Session::create(spec, options, &twins[i].alone));
+    sessions.push_back(&pool->session(twins[i].place));
+  }
+  const auto at = [](const void* all, int i) -> Session& { return *static_cast<Session* const*>(all)[i]; };
+  std::atomic<bool> pushed{false};
+  std::thread pusher([&] {
+    Samples chunk;
+    std::vector<int64_t> taken(kSessions);
+    for (int64_t hop = 0; hop < kHops; ++hop) {
+      chunk.clear();
+      for (const Twin& twin : twins) {
+        const auto from = twin.audio.begin() + static_cast<long>(hop * kHop);
+        chunk.insert(chunk.end(), from, from + kHop);
+      }
+      for (const int track : {0, 1}) {
+        int failed = 0;
+        CHECK_OK(pool->push_audio(sessions.data(), at, kSessions, track, chunk.data(), UNILS_FLOAT32, kHop, 16000,
+                                  taken.data(), &failed));
+        CHECK(failed == -1 && taken == std::vector<int64_t>(kSessions, kHop));
+      }
+    }
+    pushed = true;
+  });
+  while (!pushed) pull_pool(pool.get(), &twins, 1000, channels);
+  pusher.join();
+  pull_pool(pool.get(), &twins, 1000, channels);
+  for (Twin& twin : twins) {
+    int64_t taken = 0;
+    for (const int track : {0, 1}) {
+      CHECK_OK(twin.alone->push_audio(track, twin.audio.data(), UNILS_FLOAT32, kHop * kHops, 16000, &taken));
+    }
+    twin.pull_alone(channels);
+    CHECK(!twin.from_pool.empty() && twin.from_pool == twin.from_alone);
+  }
+
+  // One that fails does not touch the others, and the first of two is told.
+  Samples chunk(kSessions * kHop, 0.1f);
+  chunk[7 * kHop + 3] = chunk[4 * kHop] = NAN;
+  std::vector<int64_t> taken(kSessions), expected(kSessions, kHop);
+  expected[4] = expected[7] = 0;
+  int failed = 0;
+  CHECK_ERROR(pool->push_audio(sessions.data(), at, kSessions, 0, chunk.data(), UNILS_FLOAT32, kHop, 16000, taken.data(),
+                               &failed),
+              UNILS_ERROR_NOT_FINITE, "");
+  CHECK(failed == 4 && taken == expected);
+  CHECK_ERROR(pool->push_audio(sessions.data(), at, kSessions, 0, nullptr, UNILS_FLOAT32, kHop, 16000, taken.data(),
+                               &failed),
+              UNILS_ERROR_INVALID_ARGUMENT, "samples is NULL");
+}
+
 }  // namespace
 
 int main() {
@@ -267,5 +331,6 @@ int main() {
   test_nobody_starves_when_there_is_little_room();
   test_what_a_pool_refuses();
   test_pushing_opening_and_closing_beside_a_pull();
+  test_pushes_for_many_beside_pulls_are_pushes_for_each();
   return check::result();
 }

@@ -320,6 +320,12 @@ UNILS_API void unils_pool_free(unils_pool* pool);
  * of any other session of the pool. UNILS_ERROR_FULL when every place is taken. Allocates nothing. */
 UNILS_API unils_status unils_pool_session(unils_pool* pool, const unils_session_options* options,
                                           unils_session** session, int64_t* id);
+/* A push of one track for each of `count` of its sessions, shared among the model's threads: samples (count, each), taken
+ * (count), both required. Where one fails the others are made all the same; the status is that of the first that failed,
+ * and *failed (may be NULL) its index, or -1. */
+UNILS_API unils_status unils_pool_push_audio(unils_pool* pool, unils_session* const* sessions, int32_t count,
+                                             unils_track track, const void* samples, unils_sample_format format,
+                                             int64_t each, int32_t sample_rate, int64_t* taken, int32_t* failed);
 /* Makes frames in rounds, in each of which every session that can make a frame makes one, until none can or `capacity`
  * frames are out; the next pull begins with the session whose turn it is. Sessions without a whole hop cost nothing. The
  * frames of one session are in their order and, in one pull, of one generation. A session that fails is left out of the
