@@ -67,14 +67,17 @@ Status SessionPool::open(const unils_session_options& options, int* place, int64
                max_sessions_);
 }
 
-// Whoever holds the session last frees its place.
 void SessionPool::close(int place) {
   Place& at = places_[static_cast<size_t>(place)];
   at.state.store(kClosing);
-  if (!at.session->try_hold()) return;  // a pull does, and will see to it
-  at.session->let_go();
+  if (at.session->try_hold()) release(&at);  // else a pull holds it, and will see to it
+}
+
+// Whoever held a session that was closed meanwhile frees its place.
+void SessionPool::release(Place* place) {
+  place->session->let_go();
   int closing = kClosing;
-  at.state.compare_exchange_strong(closing, kFree);
+  place->state.compare_exchange_strong(closing, kFree);
 }
 
 void SessionPool::hold_open_sessions() {
@@ -82,7 +85,7 @@ void SessionPool::hold_open_sessions() {
     Place& place = places_[static_cast<size_t>(i)];
     place.held = place.state.load() == kOpen && place.session->try_hold();
     if (place.held && place.state.load() != kOpen) {  // closed in between
-      place.session->let_go();
+      release(&place);
       place.held = false;
     }
     place.over = !place.held;
@@ -93,10 +96,7 @@ void SessionPool::hold_open_sessions() {
 void SessionPool::let_go() {
   for (int i = 0; i < max_sessions_; ++i) {
     Place& place = places_[static_cast<size_t>(i)];
-    if (!place.held) continue;
-    place.session->let_go();
-    int closing = kClosing;
-    place.state.compare_exchange_strong(closing, kFree);
+    if (place.held) release(&place);
   }
 }
 

@@ -69,6 +69,7 @@ class SessionPool {
         max_sessions_(max_sessions),
         places_(new Place[static_cast<size_t>(max_sessions)]) {}
 
+  static void release(Place* place);
   void hold_open_sessions();
   void let_go();
   // Chooses whose frames are made next, handing over what need not be made first; false: nothing is left to do.

@@ -55,10 +55,10 @@ int main() {
     bool all_ok = true;
     for (int session = 0; session < 2; ++session) {
       all_ok = engine.reset(state).ok() && all_ok;
-      all_ok = all_ok && engine.set_style(state, workspace, style.data(), session == 0 ? 0 : 100).ok();
+      if (session == 1) all_ok = all_ok && engine.set_style(state, workspace, style.data(), 100).ok();
       for (int frame = 0; frame < 200; ++frame) {
         for (const Track track : kTracks) {
-          while (engine.rows(state, track) < frame + 1 + (track == Track::kSelf ? 2 : 0)) {
+          while (all_ok && engine.rows(state, track) < frame + 1 + (track == Track::kSelf ? 2 : 0)) {
             all_ok = all_ok && engine.push_row(state, workspace, track, row.data()).ok();
           }
         }
