@@ -193,6 +193,21 @@ def test_what_a_pool_refuses(model: unils.Model) -> None:
             call()
 
 
+def test_a_pool_on_another_backend_keeps_threads_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = unils.Model.load(threads=2)
+    assert unils.SessionPool(model, max_sessions=1, backend="cpu").model is model
+    asked: list[tuple[object, ...]] = []
+
+    def load(*options: object) -> unils.Model:
+        asked.append(options)
+        raise unils.BackendError("not here")
+
+    monkeypatch.setattr(unils.Model, "load", load)
+    with pytest.raises(unils.BackendError, match="not here"):
+        unils.SessionPool(model, max_sessions=1, backend="cuda")
+    assert asked == [(model.info.path, "cuda", 2, "fp32")]
+
+
 def test_a_session_outlives_its_pool(model: unils.Model) -> None:
     pool = unils.SessionPool(model, max_sessions=1)
     session = pool.session()

@@ -255,8 +255,9 @@ int SessionPool::sessions() const {
 }
 
 size_t SessionPool::bytes() const {
-  size_t bytes = sizeof *this + static_cast<size_t>(workspace_->bytes() + style_workspace_->bytes()) + requests_.capacity() * sizeof(StepRequest) +
-                 stepping_.capacity() * sizeof(Place*) + static_cast<size_t>(max_sessions_) * sizeof(Place);
+  size_t bytes = sizeof *this + static_cast<size_t>(workspace_->bytes() + style_workspace_->bytes()) +
+                 requests_.capacity() * sizeof(StepRequest) + stepping_.capacity() * sizeof(Place*) +
+                 static_cast<size_t>(max_sessions_) * sizeof(Place);
   for (const auto& workspace : lane_workspaces_) bytes += static_cast<size_t>(workspace->bytes());
   for (int i = 0; i < max_sessions_; ++i) bytes += places_[static_cast<size_t>(i)].session->bytes();
   return bytes;

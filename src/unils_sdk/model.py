@@ -68,13 +68,20 @@ class ModelInfo:
 class Model:
     """A loaded bundle. Make one with `Model.load`; it never changes and may be shared by threads."""
 
-    __slots__ = ("_core", "info")
+    __slots__ = ("_core", "_options", "info")
 
     info: ModelInfo
 
-    def __init__(self, core: _core.Model, path: str, note: str = "") -> None:
+    def __init__(self, core: _core.Model, path: str, note: str = "", threads: int = 1, precision: str = "fp32") -> None:
         self._core = core
+        self._options = threads, precision
         self.info = _read_info(core, path, note)
+
+    def on(self, backend: str) -> Model:
+        """The same bundle on `backend`, with the same threads and precision: this model, when it is on it already."""
+        if backend in ("auto", self.info.backend):
+            return self
+        return Model.load(self.info.path, backend, *self._options)
 
     @staticmethod
     def load(
@@ -122,7 +129,8 @@ class Model:
         if backend == "auto" and _is_published(folder):
             return _load_published(folder, threads, precision)
         name, runner = OnnxRunner.named(backend)
-        return Model(_core.Model(os.fsencode(folder), name, threads, runner, PRECISIONS.index(precision)), folder)
+        core = _core.Model(os.fsencode(folder), name, threads, runner, PRECISIONS.index(precision))
+        return Model(core, folder, "", threads, precision)
 
     def __repr__(self) -> str:
         info = self.info
@@ -149,7 +157,8 @@ def _load_engines(folder: str, threads: int, precision: str) -> Model:
     from unils_sdk.tensorrt.runner import TensorRtRunner
 
     # Engines have their precision inside; to the library they are graphs that somebody runs.
-    return Model(_core.Model(os.fsencode(folder), TENSORRT, threads, TensorRtRunner(precision), 0), folder)
+    core = _core.Model(os.fsencode(folder), TENSORRT, threads, TensorRtRunner(precision), 0)
+    return Model(core, folder, "", threads, precision)
 
 
 def _load_published(folder: str, threads: int, precision: str) -> Model:
@@ -168,7 +177,7 @@ def _load_published(folder: str, threads: int, precision: str) -> Model:
                 reason = str(error)
         note = f"; not tensorrt: {reason}"
     core = _core.Model(os.fsencode(folder), "auto", threads, OnnxRunner(), PRECISIONS.index(precision))
-    return Model(core, folder, note)
+    return Model(core, folder, note, threads, precision)
 
 
 def _read_info(core: _core.Model, path: str, note: str) -> ModelInfo:

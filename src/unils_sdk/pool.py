@@ -89,7 +89,8 @@ class SessionPool:
 
     model: the model, which the pool keeps alive; `Model.load(threads=...)` says how many threads share a batch.
     max_sessions: 1 to 16384. Memory for all of them is taken now, and none later.
-    backend: the one to run on when it is not the model's own; the bundle is then loaded again.
+    backend: the one to run on when it is not the model's own; the bundle is then loaded again, with the same
+        threads and precision.
 
     One thread pulls. Sessions are made, pushed to and closed from any thread; their other calls are refused with
     `BusyError` while a pull has the session, so make them on the pulling thread or try again.
@@ -106,8 +107,8 @@ class SessionPool:
             raise InvalidTypeError(f"max_sessions must be an int, not {type(max_sessions).__name__}") from None
         if not 1 <= room <= MAX_SESSIONS:
             raise InvalidArgumentError(f"max_sessions must be 1 to {MAX_SESSIONS}, not {room}")
-        if backend is not None and backend not in ("auto", model.info.backend):
-            model = Model.load(model.info.path, backend)
+        if backend is not None:
+            model = model.on(backend)
         self._model = model
         self._sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         self._core = _core.Pool(model._core, room)

@@ -113,12 +113,72 @@ void test_nothing_allocates_after_a_session_is_made(const std::string& bundle, c
   unils_model_free(model);
 }
 
+// Sessions that join, are pushed to, pulled, reset and closed.
+void live_in(unils_pool* pool, const unils_session_options* options, const Samples& audio, std::vector<float>* values,
+             std::vector<int64_t>* ids) {
+  const unils_pool_frames out = {{values->data(), nullptr, nullptr, nullptr}, ids->data()};
+  const auto capacity = static_cast<int64_t>(ids->size());
+  unils_session* sessions[5] = {};
+  int64_t id = 0, count = 0, frames = 0, taken[5] = {};
+  for (unils_session*& session : sessions) CHECK(unils_pool_session(pool, options, &session, &id) == UNILS_OK);
+  std::vector<float>& chunk = *values;  // what was pulled is of no more use
+  for (int hop = 0; hop < 60; ++hop) {
+    std::copy_n(audio.begin() + hop * 640, 5 * 640, chunk.begin());
+    for (const unils_track track : {UNILS_TRACK_SELF, UNILS_TRACK_OTHER}) {
+      CHECK(unils_pool_push_audio(pool, sessions, 5, track, chunk.data(), UNILS_FLOAT32, 640, 16000, taken, nullptr) ==
+            UNILS_OK);
+    }
+    CHECK(unils_pool_frames_ready(pool, &count) == UNILS_OK);
+    CHECK(unils_pool_pull(pool, &out, capacity, &count) == UNILS_OK);
+    frames += count;
+    if (hop % 7 == 6) {
+      unils_session_free(sessions[hop % 5]);
+      CHECK(unils_pool_session(pool, options, &sessions[hop % 5], &id) == UNILS_OK);
+    }
+    if (hop == 30) CHECK(unils_session_reset(sessions[0]) == UNILS_OK);
+  }
+  CHECK(frames > 100);
+  for (unils_session* session : sessions) unils_session_free(session);
+}
+
+void test_nothing_allocates_after_a_pool_is_made(const std::string& bundle) {
+  for (const int32_t threads : {1, 2}) {
+    unils_model_options model_options = {};
+    model_options.struct_size = sizeof model_options;
+    model_options.threads = threads;
+    unils_model* model = nullptr;
+    CHECK(unils_model_load(bundle.c_str(), &model_options, &model) == UNILS_OK);
+    const std::vector<float> style(100 * 55, 0.1f);
+    unils_session_options options;
+    CHECK(unils_session_options_init(model, &options) == UNILS_OK);
+    options.style = style.data();
+    options.style_frames = 100;
+    options.smoothing = 1;
+    unils_pool_options pool_options = {};
+    pool_options.struct_size = sizeof pool_options;
+    pool_options.max_sessions = 5;
+    unils_pool* pool = nullptr;
+    CHECK(unils_pool_create(model, &pool_options, &pool) == UNILS_OK);
+    const Samples audio = speech_like(100000, 2);
+    std::vector<float> values(5 * 640 + 64 * 55);
+    std::vector<int64_t> ids(64);
+    const int64_t made = allocations;
+    live_in(pool, &options, audio, &values, &ids);
+    live_in(pool, nullptr, audio, &values, &ids);
+    const int64_t during = allocations - made;
+    if (!CHECK(during == 0)) std::fprintf(stderr, "  %lld allocations\n", static_cast<long long>(during));
+    unils_pool_free(pool);
+    unils_model_free(model);
+  }
+}
+
 }  // namespace
 
 int main() {
   const TemporaryFolder folder("unils_allocations");
   BundleWriter().write(folder / "stream");
   test_nothing_allocates_after_a_session_is_made(folder / "stream", nullptr);
+  test_nothing_allocates_after_a_pool_is_made(folder / "stream");
   PublishedBundle().write(folder / "published");
   const FakeRunner runner;
   test_nothing_allocates_after_a_session_is_made(folder / "published", &runner.table);
