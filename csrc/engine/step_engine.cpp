@@ -149,9 +149,8 @@ class BackendStepEngine final : public StepEngine {
   Status push_hop(StepState state, StepWorkspace& workspace, Track track, const float* hop) const override {
     UNILS_RETURN_IF_ERROR(check_next_row(state, track));
     if (backend().hears_hops != 0) return append(state, workspace, track, kHop, hop, hop_samples());
-    BackendWorkspace& work = of(workspace);
-    framer_.row(arena_at<float>(state.block, layout_.history[static_cast<int>(track)]), work.line, work.framer_scratch,
-                rows(state, track), hop, work.log_mel);
+    const BackendWorkspace& work = of(workspace);
+    make_row(state, work, track, rows(state, track), hop);
     return append(state, workspace, track, kLogMel, work.log_mel, sizes_.row_values);
   }
 
@@ -217,7 +216,7 @@ class BackendStepEngine final : public StepEngine {
     }
     if (counts->waiting[t] != kNothing) {
       BackendWorkspace& work = of(workspace);
-      const int32_t waiting = waiting_rows(state, work.rows);
+      const int32_t waiting = waiting_rows(state, work, work.rows);
       UNILS_RETURN_IF_ERROR(run(work, waiting, 0));
       counts->waiting[0] = counts->waiting[1] = kNothing;
     }
@@ -228,19 +227,33 @@ class BackendStepEngine final : public StepEngine {
     return Status();
   }
 
-  // Requests for the rows of a state that wait; returns how many.
-  int32_t waiting_rows(StepState state, unils_row_request* requests) const {
+  // Requests for the rows of a state that wait; returns how many. A hop can wait where the backend hears rows only: in a
+  // snapshot that another backend left.
+  int32_t waiting_rows(StepState state, const BackendWorkspace& work, unils_row_request* requests) const {
     const StepCounts& counts = *counts_of(state);
     int32_t count = 0;
     for (const Track track : {Track::kSelf, Track::kOther}) {
       const int t = static_cast<int>(track);
-      if (counts.waiting[t] == kNothing) continue;
-      const float* values = arena_at<float>(state.counts, waiting_[t]);
-      requests[count++] = {state.block, static_cast<unils_track>(track), counts.rows[t] - 1,
-                           counts.waiting[t] == kLogMel ? values : nullptr,
-                           counts.waiting[t] == kHop ? values : nullptr};
+      const int64_t row = counts.rows[t] - 1;
+      if (counts.waiting[t] == kNothing || row < 0) continue;
+      float* values = arena_at<float>(state.counts, waiting_[t]);
+      const bool hop = counts.waiting[t] == kHop;
+      if (hop && backend().hears_hops == 0) {
+        make_row(state, work, track, row, values);
+        std::copy(work.log_mel, work.log_mel + sizes_.row_values, values);
+        counts_of(state)->waiting[t] = kLogMel;
+      }
+      const bool heard = hop && backend().hears_hops != 0;
+      requests[count++] = {state.block, static_cast<unils_track>(track), row, heard ? nullptr : values,
+                           heard ? values : nullptr};
     }
     return count;
+  }
+
+  // The log-mel row of a hop, into the workspace.
+  void make_row(StepState state, const BackendWorkspace& work, Track track, int64_t row, const float* hop) const {
+    framer_.row(arena_at<float>(state.block, layout_.history[static_cast<int>(track)]), work.line, work.framer_scratch,
+                row, hop, work.log_mel);
   }
 
   Status run(const BackendWorkspace& work, int32_t rows, int32_t steps) const {
@@ -255,7 +268,7 @@ class BackendStepEngine final : public StepEngine {
     for (int i = 0; i < count; ++i) {
       if (!requests[i].status.ok()) continue;
       const StepParams& params = *requests[i].params;
-      rows += waiting_rows(requests[i].state, work.rows + rows);
+      rows += waiting_rows(requests[i].state, work, work.rows + rows);
       work.steps[steps++] = {requests[i].state.block,
                              frame(requests[i].state),
                              params.look_ahead_self,

@@ -232,6 +232,38 @@ void test_frames_do_not_depend_on_when_rows_were_pushed() {
   }
 }
 
+void test_a_hop_that_another_backend_left_waiting_is_heard() {
+  EngineDriver straight(bundle_path), taken_over(bundle_path);
+  const StepParams params = params_of(0, 0, 1.0f, 0.97f, 1.5f, 5);
+  std::vector<float> hop(640), motion(55), expected(55);
+  for (int frame = 0; frame < 4; ++frame) {
+    for (size_t i = 0; i < hop.size(); ++i) hop[i] = 0.3f * std::sin(static_cast<float>(i * (frame + 1)) * 0.05f);
+    for (EngineDriver* driver : {&straight, &taken_over}) {
+      for (const Track track : kTracks) {
+        CHECK_OK(driver->engine->push_hop(driver->state, *driver->workspace, track, hop.data()));
+      }
+    }
+    // As a backend that hears hops leaves them: the hop itself, and its history as it was before.
+    auto* counts = static_cast<StepCounts*>(taken_over.state.counts);
+    for (const int t : {0, 1}) {
+      const size_t floats = round_up(640 * sizeof(float), kCacheLine) / sizeof(float);
+      float* waiting = arena_at<float>(taken_over.state.counts, round_up(sizeof(StepCounts), kCacheLine)) +
+                       static_cast<size_t>(t) * floats;
+      std::copy(hop.begin(), hop.end(), waiting);
+      std::fill_n(arena_at<float>(taken_over.state.block, taken_over.layout().history[t]) + frame * 240, 240, 9.0f);
+      counts->waiting[t] = 2;
+    }
+    CHECK_OK(straight.engine->step(straight.state, *straight.workspace, params, expected.data()));
+    CHECK_OK(taken_over.engine->step(taken_over.state, *taken_over.workspace, params, motion.data()));
+    CHECK(motion == expected);
+  }
+  // Counts that nobody can have are no reason to read outside.
+  EngineDriver forged(bundle_path);
+  auto* counts = static_cast<StepCounts*>(forged.state.counts);
+  counts->waiting[0] = counts->waiting[1] = 77;
+  forged.step(params);
+}
+
 void test_rewound_rows_leave_no_trace() {
   // One engine hears rows that are taken back and replaced; the other only hears the right ones.
   EngineDriver rewound(bundle_path), straight(bundle_path);
@@ -487,6 +519,7 @@ int main() {
   test_calls_at_once_share_the_threads_of_a_model();
   test_a_request_that_fails_does_not_touch_the_others();
   test_frames_do_not_depend_on_when_rows_were_pushed();
+  test_a_hop_that_another_backend_left_waiting_is_heard();
   test_rewound_rows_leave_no_trace();
   test_rows_rewind_as_far_as_promised_and_no_further();
   test_the_future_is_heard_only_as_far_as_look_ahead_says();
